@@ -1,0 +1,9 @@
+"""The exceptions that fastrnn adds to Python's own."""
+
+
+class UnsupportedLayerError(NotImplementedError):
+    """A layer, or an option of one, that fastrnn does not run. The message names it and where it stands in the model."""
+
+
+class ModelFormatError(ValueError):
+    """A file that is not a Keras model, is damaged, or contradicts itself."""
