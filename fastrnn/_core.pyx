@@ -1,0 +1,41 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: freethreading_compatible=True
+"""The compiled core: arrays in, arrays out, and nothing of Keras but the order of its weights.
+
+setup.py builds this one source for each instruction set and number type; `fastrnn._dispatch` imports the one that
+fits. The parts, each of which knows only those above it: activations, panels (products on packed weights), cells,
+recurrence (the loop over time), program (what Python sees).
+"""
+from libc.math cimport log
+from libc.string cimport memcpy, memset
+cimport numpy as cnp
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from "vector.h" nogil:
+    ctypedef float real
+    ctypedef float vec
+    enum:
+        LANES "FASTRNN_LANES"
+        TILE_ROWS "FASTRNN_TILE_ROWS"
+        TILE_VECTORS "FASTRNN_TILE_VECTORS"
+        REAL_BITS "FASTRNN_REAL_BITS"
+    real ROUNDER "FASTRNN_ROUNDER"
+    real power_of_two(real rounded)
+    vec load(const real* address)
+    void store(real* address, vec value)
+    vec zero_vector()
+    vec add(vec a, vec b)
+    vec multiply_add(real a, vec b, vec c)
+
+cdef int REAL_TYPE = cnp.NPY_FLOAT64 if REAL_BITS == 64 else cnp.NPY_FLOAT32
+DTYPE = np.dtype(np.float64 if REAL_BITS == 64 else np.float32)
+
+include "kernels/tuning.pxi"
+include "kernels/activations.pxi"
+include "kernels/panels.pxi"
+include "kernels/cells.pxi"
+include "kernels/recurrence.pxi"
+include "kernels/program.pxi"

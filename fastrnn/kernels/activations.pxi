@@ -1,0 +1,210 @@
+# Activations: scalar functions that the compiler turns into vector loops, and the table that names them.
+#
+# Every literal is cast to `real`: an uncast one is a double and would make the float32 loops half as wide.
+# Comparisons are written so that a NaN falls through them unchanged.
+
+from libc.math cimport INFINITY, erfc, exp, expm1, fabs, log1p, sqrt, tanh
+
+cdef enum Activation:
+    LINEAR
+    TANH
+    SIGMOID
+    RELU
+    HARD_SIGMOID
+    HARD_SIGMOID_KERAS2
+    # From here on: less used, computed number by number in double precision.
+    CELU
+    ELU
+    EXPONENTIAL
+    GELU
+    HARD_SHRINK
+    HARD_SILU
+    HARD_TANH
+    LEAKY_RELU
+    LOG_SIGMOID
+    MISH
+    RELU6
+    SELU
+    SILU
+    SOFT_SHRINK
+    SOFTPLUS
+    SOFTSIGN
+    SPARSE_PLUS
+    SPARSE_SIGMOID
+    SQUAREPLUS
+    TANH_SHRINK
+    # From here on: functions of a whole row, for `Activate` only.
+    SOFTMAX
+    LOG_SOFTMAX
+
+ACTIVATIONS = {
+    "linear": LINEAR, "tanh": TANH, "sigmoid": SIGMOID, "relu": RELU, "hard_sigmoid": HARD_SIGMOID,
+    "hard_sigmoid_keras2": HARD_SIGMOID_KERAS2, "celu": CELU, "elu": ELU, "exponential": EXPONENTIAL, "gelu": GELU,
+    "hard_shrink": HARD_SHRINK, "hard_silu": HARD_SILU, "hard_tanh": HARD_TANH, "leaky_relu": LEAKY_RELU,
+    "log_sigmoid": LOG_SIGMOID, "mish": MISH, "relu6": RELU6, "selu": SELU, "silu": SILU, "soft_shrink": SOFT_SHRINK,
+    "softplus": SOFTPLUS, "softsign": SOFTSIGN, "sparse_plus": SPARSE_PLUS, "sparse_sigmoid": SPARSE_SIGMOID,
+    "squareplus": SQUAREPLUS, "tanh_shrink": TANH_SHRINK, "softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX,
+}
+ROW_ACTIVATIONS = ("softmax", "log_softmax")
+
+
+cdef inline real clip(real x, real low, real high) noexcept nogil:
+    x = low if x < low else x
+    return high if x > high else x
+
+
+cdef inline real exp_minus_one(real x) noexcept nogil:
+    """e**x - 1 for |x| < 87, to about one unit in the last place of `real`.
+
+    With n = round(x / ln 2) and r = x - n ln 2 this is 2**n (e**r - 1) + (2**n - 1); e**r - 1 is its Taylor
+    series, which for |r| <= ln(2) / 2 reaches float32's precision at r**7 / 7! and float64's at r**13 / 13!.
+    ln 2 is split in two so that n times its first part is exact (Cody and Waite, 1980).
+    """
+    cdef real rounded = x * <real>1.4426950408889634 + ROUNDER
+    cdef real n = rounded - ROUNDER
+    cdef real scale = power_of_two(rounded)
+    cdef real r, series
+    if REAL_BITS == 32:
+        r = x - n * <real>0.693359375 + n * <real>2.12194440054690583e-4
+        series = <real>(1.0 / 5040.0)
+    else:
+        r = x - n * <real>0.693147180369123816490 - n * <real>1.90821492927058770002e-10
+        series = <real>(1.0 / 6227020800.0)
+        series = series * r + <real>(1.0 / 479001600.0)
+        series = series * r + <real>(1.0 / 39916800.0)
+        series = series * r + <real>(1.0 / 3628800.0)
+        series = series * r + <real>(1.0 / 362880.0)
+        series = series * r + <real>(1.0 / 40320.0)
+        series = series * r + <real>(1.0 / 5040.0)
+    series = series * r + <real>(1.0 / 720.0)
+    series = series * r + <real>(1.0 / 120.0)
+    series = series * r + <real>(1.0 / 24.0)
+    series = series * r + <real>(1.0 / 6.0)
+    series = series * r + <real>(1.0 / 2.0)
+    series = series * r * r + r
+    return scale * series + (scale - <real>1)
+
+
+cdef inline real tanh_of(real x) noexcept nogil:
+    """tanh x = (e**2x - 1) / (e**2x + 1); beyond |x| = 20 it is 1 in either precision."""
+    cdef real e = exp_minus_one(clip(x + x, <real>-40, <real>40))
+    return e / (e + <real>2)
+
+
+cdef inline real sigmoid_of(real x) noexcept nogil:
+    return <real>1 / (<real>2 + exp_minus_one(clip(-x, <real>-86, <real>86)))
+
+
+cdef double softplus_of(double x) noexcept nogil:
+    return (x if x > 0 else 0) + log1p(exp(-fabs(x))) if x == x else x
+
+
+cdef double elu_of(double x) noexcept nogil:
+    return expm1(x) if x < 0 else x
+
+
+cdef double rare_activation(int code, double x) noexcept nogil:
+    """The activations that no default uses, by `keras.activations`'s definitions (Keras 3.15)."""
+    if x != x:
+        return x
+    if code == CELU or code == ELU:
+        return elu_of(x)
+    if code == EXPONENTIAL:
+        return exp(x)
+    if code == GELU:
+        return 0.5 * x * erfc(-x * 0.70710678118654752)
+    if code == HARD_SHRINK:
+        return x if fabs(x) > 0.5 else 0
+    if code == HARD_SILU:
+        return x * min(max(x / 6 + 0.5, 0.0), 1.0)
+    if code == HARD_TANH:
+        return min(max(x, -1.0), 1.0)
+    if code == LEAKY_RELU:
+        return x if x > 0 else 0.2 * x
+    if code == LOG_SIGMOID:
+        return -softplus_of(-x)
+    if code == MISH:
+        return x * tanh(softplus_of(x))
+    if code == RELU6:
+        return min(max(x, 0.0), 6.0)
+    if code == SELU:
+        # Klambauer et al., 2017: the scale and slope that keep mean 0 and variance 1.
+        return 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * expm1(x))
+    if code == SILU:
+        return x / (1 + exp(-x))
+    if code == SOFT_SHRINK:
+        return x - 0.5 if x > 0.5 else (x + 0.5 if x < -0.5 else 0)
+    if code == SOFTPLUS:
+        return softplus_of(x)
+    if code == SOFTSIGN:
+        return x / (1 + fabs(x))
+    if code == SPARSE_PLUS:
+        return 0 if x <= -1 else (x if x >= 1 else 0.25 * (x + 1) * (x + 1))
+    if code == SPARSE_SIGMOID:
+        return min(max(0.5 * (x + 1), 0.0), 1.0)
+    if code == SQUAREPLUS:
+        return 0.5 * (x + sqrt(x * x + 4))
+    return x - tanh(x)  # TANH_SHRINK, the last
+
+
+cdef inline void activate_lanes(int code, const real* x, real* y) noexcept nogil:
+    """y = activation(x) for one vector; with a constant `code` only its loop is left."""
+    cdef int i
+    if code == LINEAR:
+        for i in range(LANES):
+            y[i] = x[i]
+    elif code == TANH:
+        for i in range(LANES):
+            y[i] = tanh_of(x[i])
+    elif code == SIGMOID:
+        for i in range(LANES):
+            y[i] = sigmoid_of(x[i])
+    elif code == RELU:
+        for i in range(LANES):
+            y[i] = <real>0 if x[i] < <real>0 else x[i]
+    elif code == HARD_SIGMOID:
+        for i in range(LANES):
+            y[i] = clip(x[i] * <real>(1.0 / 6.0) + <real>0.5, <real>0, <real>1)
+    elif code == HARD_SIGMOID_KERAS2:
+        for i in range(LANES):
+            y[i] = clip(x[i] * <real>0.2 + <real>0.5, <real>0, <real>1)
+    else:
+        for i in range(LANES):
+            y[i] = <real>rare_activation(code, x[i])
+
+
+cdef void activate_span(int code, const real* x, real* y, Py_ssize_t n) noexcept nogil:
+    """y = activation(x) for n numbers; x and y are the same array or do not meet."""
+    cdef Py_ssize_t i = 0
+    cdef real lanes[LANES]
+    if code == LINEAR:
+        if x != y:
+            memcpy(y, x, n * sizeof(real))
+        return
+    while i + LANES <= n:
+        activate_lanes(code, x + i, lanes)
+        memcpy(y + i, lanes, sizeof(lanes))
+        i += LANES
+    if i < n:
+        memset(lanes, 0, sizeof(lanes))
+        memcpy(lanes, x + i, (n - i) * sizeof(real))
+        activate_lanes(code, lanes, lanes)
+        memcpy(y + i, lanes, (n - i) * sizeof(real))
+
+
+cdef void softmax_row(int code, const real* x, real* y, Py_ssize_t n) noexcept nogil:
+    """softmax, or its logarithm, of n numbers; the largest is subtracted first so that nothing overflows."""
+    cdef Py_ssize_t i
+    cdef real largest = -INFINITY
+    cdef double total = 0, shift
+    for i in range(n):
+        largest = x[i] if x[i] > largest else largest
+    for i in range(n):
+        total += exp(x[i] - largest)
+    if code == SOFTMAX:
+        for i in range(n):
+            y[i] = <real>(exp(x[i] - largest) / total)
+    else:
+        shift = largest + log(total)
+        for i in range(n):
+            y[i] = <real>(x[i] - shift)

@@ -1,0 +1,243 @@
+# Matrix products on packed weights.
+#
+# A weight matrix (depth, gates * units) is cut into panels: a few units with the columns of all their gates side by
+# side, stored depth-major, so that one pass over the depth reads one contiguous stream and ends with everything that
+# those units need. `tile` multiplies up to TILE_ROWS rows by one panel with all sums held in registers.
+
+from scipy.linalg.cython_blas cimport dgemm, sgemm
+
+cdef struct Panels:
+    int gates            # columns a unit has
+    int units            # units of a full panel; the last one may have fewer
+    int n_panels
+    int last_units
+    Py_ssize_t width     # numbers in a full panel's row, a multiple of LANES
+    Py_ssize_t last_width
+    Py_ssize_t total     # numbers in a row of all panels
+
+
+cdef Panels cut_panels(int gates, Py_ssize_t units) except *:
+    """Panels as wide as a tile allows, for `units` units of `gates` columns each."""
+    cdef Panels cut
+    cut.gates = gates
+    cut.units = LANES * (TILE_VECTORS // gates)
+    cut.n_panels = <int>((units + cut.units - 1) // cut.units)
+    cut.last_units = <int>(units - (cut.n_panels - 1) * <Py_ssize_t>cut.units)
+    cut.width = gates * cut.units
+    cut.last_width = (gates * cut.last_units + LANES - 1) // LANES * LANES
+    cut.total = (cut.n_panels - 1) * cut.width + cut.last_width
+    return cut
+
+
+cdef inline int panel_units(const Panels* cut, int panel) noexcept nogil:
+    return cut.units if panel + 1 < cut.n_panels else cut.last_units
+
+
+cdef inline Py_ssize_t panel_width(const Panels* cut, int panel) noexcept nogil:
+    return cut.width if panel + 1 < cut.n_panels else cut.last_width
+
+
+cdef object aligned_zeros(Py_ssize_t size):
+    """Zeros of this build's type, starting on a cache line."""
+    raw = np.zeros(size + 64 // sizeof(real), dtype=DTYPE)
+    start = -(<Py_ssize_t>raw.ctypes.data) % 64 // <Py_ssize_t>sizeof(real)
+    return raw[start:start + size]
+
+
+cdef object to_panel_columns(const Panels* cut, object matrix):
+    """The columns of `matrix` (depth, gates * units) in panel order, zeros in the padding: (depth, total)."""
+    units = matrix.shape[1] // cut.gates
+    by_gate = matrix.reshape(len(matrix), cut.gates, units)
+    ordered = np.zeros((len(matrix), cut.total), dtype=DTYPE)
+    for panel in range(cut.n_panels):
+        first, count = panel * cut.units, panel_units(cut, panel)
+        block = by_gate[:, :, first:first + count].reshape(len(matrix), -1)
+        ordered[:, panel * cut.width:panel * cut.width + block.shape[1]] = block
+    return ordered
+
+
+cdef object pack(const Panels* cut, object matrix):
+    """`matrix` (depth, gates * units) as panels one after the other, each (depth, width)."""
+    ordered = to_panel_columns(cut, matrix)
+    packed = aligned_zeros(ordered.size)
+    for panel in range(cut.n_panels):
+        first, width = panel * cut.width, panel_width(cut, panel)
+        packed[first * len(matrix):(first + width) * len(matrix)] = ordered[:, first:first + width].ravel()
+    return packed
+
+
+cdef inline void tile(
+    const int rows, const int vectors, const int splits, const real** start,
+    real** x, Py_ssize_t x_depth, const real* x_panel, real** h, Py_ssize_t h_depth, const real* h_panel,
+    real* out, Py_ssize_t out_stride,
+) noexcept nogil:
+    """out[r] = start[r] + x[r] @ x_panel + h[r] @ h_panel for `rows` rows and one panel of `vectors` vectors.
+
+    The three constants are known where this is inlined, so the loops over them vanish and `sums` is registers only.
+    `splits` separate sums over the depth of h hide the latency of the multiply-adds where a tile has few of them.
+    """
+    cdef vec sums[TILE_ROWS * TILE_VECTORS]
+    cdef int r, v, s
+    cdef Py_ssize_t k
+    for r in range(rows):
+        for v in range(vectors):
+            sums[r * vectors + v] = load(start[r] + v * LANES)
+    for s in range(rows * vectors, splits * rows * vectors):
+        sums[s] = zero_vector()
+    for k in range(x_depth):
+        for r in range(rows):
+            for v in range(vectors):
+                sums[r * vectors + v] = multiply_add(x[r][k], load(x_panel + v * LANES), sums[r * vectors + v])
+        x_panel += vectors * LANES
+    k = 0
+    while k + splits <= h_depth:
+        for s in range(splits):
+            for r in range(rows):
+                for v in range(vectors):
+                    sums[(s * rows + r) * vectors + v] = multiply_add(
+                        h[r][k + s], load(h_panel + (s * vectors + v) * LANES), sums[(s * rows + r) * vectors + v])
+        h_panel += splits * vectors * LANES
+        k += splits
+    while k < h_depth:
+        for r in range(rows):
+            for v in range(vectors):
+                sums[r * vectors + v] = multiply_add(h[r][k], load(h_panel + v * LANES), sums[r * vectors + v])
+        h_panel += vectors * LANES
+        k += 1
+    for s in range(1, splits):
+        for r in range(rows * vectors):
+            sums[r] = add(sums[r], sums[s * rows * vectors + r])
+    for r in range(rows):
+        for v in range(vectors):
+            store(out + r * out_stride + v * LANES, sums[r * vectors + v])
+
+
+cdef inline void tile_of_width(
+    int rows, const int vectors, const real** start,
+    real** x, Py_ssize_t x_depth, const real* x_panel, real** h, Py_ssize_t h_depth, const real* h_panel,
+    real* out, Py_ssize_t out_stride,
+) noexcept nogil:
+    """`tile` for any number of rows up to TILE_ROWS, with at least SUMS_IN_FLIGHT separate sums."""
+    if rows == 1:
+        tile(1, vectors, (SUMS_IN_FLIGHT + vectors - 1) // vectors, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+    elif rows == 2:
+        tile(2, vectors, (SUMS_IN_FLIGHT // 2 + vectors - 1) // vectors, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+    elif rows == 3:
+        tile(3, vectors, (SUMS_IN_FLIGHT // 4 + vectors - 1) // vectors, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+    elif TILE_ROWS > 3 and rows == 4:
+        tile(4, vectors, (SUMS_IN_FLIGHT // 4 + vectors - 1) // vectors, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+    elif TILE_ROWS > 3 and rows == 5:
+        tile(5, vectors, 1, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+    elif TILE_ROWS > 3:
+        tile(6, vectors, 1, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+
+
+cdef void multiply_tile(
+    int rows, Py_ssize_t width, const real** start,
+    real** x, Py_ssize_t x_depth, const real* x_panel, real** h, Py_ssize_t h_depth, const real* h_panel,
+    real* out, Py_ssize_t out_stride,
+) noexcept nogil:
+    """`tile` for any number of rows up to TILE_ROWS and any panel width up to TILE_VECTORS vectors."""
+    if width == 4 * LANES:
+        tile_of_width(rows, 4, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+    elif width == 3 * LANES:
+        tile_of_width(rows, 3, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+    elif width == 2 * LANES:
+        tile_of_width(rows, 2, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+    else:
+        tile_of_width(rows, 1, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+
+
+cdef inline int rows_of_tile(Py_ssize_t rows, Py_ssize_t first) noexcept nogil:
+    """How many rows the tile that starts at `first` takes: the tiles of a block differ by one row at most."""
+    cdef Py_ssize_t tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
+    cdef Py_ssize_t small = rows // tiles
+    return <int>(small + 1 if first < rows % tiles * (small + 1) else small)
+
+
+cdef inline void gemm(
+    int rows, int columns, int depth, real* a, int a_stride, real* b, int b_stride, real* out, int out_stride,
+) noexcept nogil:
+    """out += a @ b, row-major: to BLAS, which is column-major, the same bytes are the transposes."""
+    cdef real one = 1
+    if REAL_BITS == 64:
+        dgemm(b"N", b"N", &columns, &rows, &depth, <double*>&one, <double*>b, &b_stride, <double*>a, &a_stride,
+              <double*>&one, <double*>out, &out_stride)
+    else:
+        sgemm(b"N", b"N", &columns, &rows, &depth, <float*>&one, <float*>b, &b_stride, <float*>a, &a_stride,
+              <float*>&one, <float*>out, &out_stride)
+
+
+cdef void blas_multiply(
+    Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t depth,
+    real* a, Py_ssize_t a_stride, real* b, Py_ssize_t b_stride, real* out, Py_ssize_t out_stride,
+) noexcept nogil:
+    """out += a @ b, all row-major, by BLAS in blocks below the size at which OpenBLAS starts threads of its own.
+
+    OpenBLAS runs in the calling thread up to rows * columns * depth = 4 * 65536 (its interface/gemm.c).
+    """
+    cdef Py_ssize_t row = 0, column, k
+    cdef int m, n, depth_of_block, lda = <int>a_stride, ldb = <int>b_stride, ldc = <int>out_stride
+    while row < rows:
+        m = <int>min(rows - row, BLAS_ROWS)
+        k = 0
+        while k < depth:
+            depth_of_block = <int>min(depth - k, BLAS_DEPTH)
+            column = 0
+            while column < columns:
+                n = <int>min(columns - column, BLAS_COLUMNS)
+                gemm(m, n, depth_of_block, a + row * a_stride + k, lda, b + k * b_stride + column, ldb,
+                     out + row * out_stride + column, ldc)
+                column += n
+            k += depth_of_block
+        row += m
+
+
+cdef struct Weights:
+    Panels cut
+    Py_ssize_t depth
+    real* panels         # packed, or (depth, total) in panel order where BLAS multiplies
+    real* bias           # (total,) in panel order
+
+
+cdef object prepare_weights(Weights* weights, object matrix, object bias, int gates, bint blas):
+    """Fill `weights` from (depth, gates * units) and (gates * units,) or None; returns the arrays to keep alive."""
+    cdef real[::1] panels, start
+    weights.depth = matrix.shape[0]
+    weights.cut = cut_panels(gates, matrix.shape[1] // gates)
+    panels = to_panel_columns(&weights.cut, matrix).ravel() if blas else pack(&weights.cut, matrix)
+    start = aligned_zeros(weights.cut.total)
+    if bias is not None:
+        np.asarray(start)[:] = to_panel_columns(&weights.cut, np.reshape(bias, (1, -1)))[0]
+    weights.panels = &panels[0] if weights.depth else NULL
+    weights.bias = &start[0]
+    return panels, start
+
+
+cdef void project(
+    const Weights* weights, Py_ssize_t rows, real* x, Py_ssize_t x_stride, real* out, Py_ssize_t out_stride,
+) noexcept nogil:
+    """out[r] = bias + x[r] @ weights in panel order; the weights were prepared with blas=BLAS_PROJECTS."""
+    cdef const Panels* cut = &weights.cut
+    cdef const real* start[TILE_ROWS]
+    cdef real* x_rows[TILE_ROWS]
+    cdef Py_ssize_t row, first, width
+    cdef int panel, count, r
+    if BLAS_PROJECTS:
+        for row in range(rows):
+            memcpy(out + row * out_stride, weights.bias, cut.total * sizeof(real))
+        blas_multiply(rows, cut.total, weights.depth, x, x_stride, weights.panels, cut.total, out, out_stride)
+        return
+    for panel in range(cut.n_panels):
+        width = panel_width(cut, panel)
+        for r in range(TILE_ROWS):
+            start[r] = weights.bias + panel * cut.width
+        first = 0
+        while first < rows:
+            count = rows_of_tile(rows, first)
+            for r in range(count):
+                x_rows[r] = x + (first + r) * x_stride
+            multiply_tile(count, width, start, NULL, 0, NULL, x_rows, weights.depth,
+                          weights.panels + panel * cut.width * weights.depth,
+                          out + first * out_stride + panel * cut.width, out_stride)
+            first += count

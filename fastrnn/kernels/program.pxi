@@ -1,0 +1,489 @@
+# A program: the compiled steps of a plan, run on tiles of the batch.
+#
+# Buffers are numbered. A tile of rows goes through all steps before the next tile starts, so what passes between
+# layers stays in cache, memory does not grow with the batch, and threads share tiles and nothing else.
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cython.parallel cimport prange, threadid
+from libc.stdlib cimport free, malloc
+
+cdef enum:
+    MAX_DIMS = 8
+
+cdef struct Shape:
+    # One row's shape in one buffer, without the batch axis.
+    int ndim
+    Py_ssize_t dims[MAX_DIMS]
+    Py_ssize_t size
+    Py_ssize_t item      # bytes of a number
+
+
+ctypedef bint (*infer_t)(const void* layer, Shape* shapes) noexcept nogil
+ctypedef size_t (*scratch_t)(const void* layer, const Shape* shapes, Py_ssize_t rows) noexcept nogil
+ctypedef void (*run_t)(const void* layer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch) noexcept nogil
+ctypedef double (*cost_t)(const void* layer, const Shape* shapes) noexcept nogil
+
+cdef struct Operation:
+    const void* layer
+    infer_t infer        # shapes of its targets from those of its sources
+    scratch_t scratch    # bytes of workspace for a tile
+    run_t run
+    cost_t cost          # multiply-adds, or their worth in time, a row
+
+
+cdef class Step:
+    """One compiled step: its operation, the buffers it reads and writes, and the arrays that keep its weights alive."""
+    cdef Operation operation
+    cdef readonly tuple sources
+    cdef readonly tuple targets
+    cdef object _alive
+
+
+cdef inline void set_shape(Shape* shape, int ndim, const Py_ssize_t* dims, Py_ssize_t last) noexcept nogil:
+    """shape = (*dims[:ndim - 1], last), of numbers."""
+    cdef int axis
+    shape.ndim = ndim
+    shape.item = sizeof(real)
+    shape.size = last
+    for axis in range(ndim - 1):
+        shape.dims[axis] = dims[axis]
+        shape.size *= dims[axis]
+    shape.dims[ndim - 1] = last
+
+
+# -- Recurrent -----------------------------------------------------------------------------------------------------
+
+cdef bint infer_recurrence(const void* pointer, Shape* shapes) noexcept nogil:
+    cdef const Recurrence* layer = <const Recurrence*>pointer
+    cdef const Shape* x = &shapes[layer.x]
+    cdef int number
+    if x.ndim != 2 or x.dims[1] != layer.cell.features or x.dims[0] < 1:
+        return False
+    if layer.mask != NONE and (shapes[layer.mask].ndim != 1 or shapes[layer.mask].dims[0] != x.dims[0]):
+        return False
+    for number in range(2):
+        if layer.initial[number] != NONE and (
+                shapes[layer.initial[number]].ndim != 1 or shapes[layer.initial[number]].dims[0] != layer.cell.units):
+            return False
+        if layer.final[number] != NONE:
+            set_shape(&shapes[layer.final[number]], 1, NULL, layer.cell.units)
+    if layer.y != NONE:
+        set_shape(&shapes[layer.y], 2 if layer.return_sequences else 1, x.dims, layer.cell.units)
+    return True
+
+
+cdef size_t scratch_of_recurrence(const void* pointer, const Shape* shapes, Py_ssize_t rows) noexcept nogil:
+    cdef const Recurrence* layer = <const Recurrence*>pointer
+    cdef Bump bump = Bump(NULL, 0)
+    lay_out(layer, rows, shapes[layer.x].dims[0], &bump)
+    return bump.used
+
+
+cdef double cost_of_recurrence(const void* pointer, const Shape* shapes) noexcept nogil:
+    cdef const Recurrence* layer = <const Recurrence*>pointer
+    cdef int phase, gates = 0
+    for phase in range(layer.cell.n_phases):
+        gates += layer.cell.phases[phase].kernel.cut.gates
+    return <double>shapes[layer.x].dims[0] * layer.cell.units * gates * (
+        layer.cell.units + layer.cell.features + ACTIVATION_COST)
+
+
+cdef void run_recurrence_step(
+    const void* pointer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch,
+) noexcept nogil:
+    run_recurrence(<const Recurrence*>pointer, shapes, data, rows, scratch)
+
+
+cdef class Recurrent(Step):
+    """A recurrent layer.
+
+    Parameters
+    ----------
+    cell : str
+        A key of `CELLS`.
+    kernel, recurrent_kernel : ndarray
+        (features, gates * units) and (units, gates * units), gates in Keras's order.
+    bias, recurrent_bias : ndarray or None
+        (gates * units,) each; the second is of "gru" alone.
+    activation, recurrent_activation : str
+        Keys of `ACTIVATIONS`, not of `ROW_ACTIVATIONS`.
+    x, mask, y : int or None
+        Buffers: (steps, features), (steps,) of bytes, and (steps, units) or (units,) a row.
+    initial, final : tuple of int or None
+        Buffers of the states, (units,) a row; for "lstm" h and c.
+    """
+    cdef Recurrence layer
+
+    def __init__(
+        self, cell, kernel, recurrent_kernel, bias, recurrent_bias, activation, recurrent_activation, *,
+        x, y, mask=None, initial=(), final=(), return_sequences=False, go_backwards=False, zero_output_for_mask=False,
+    ):
+        cdef int number
+        self._alive = prepare_cell(
+            &self.layer.cell, CELLS[cell], kernel, recurrent_kernel, bias, recurrent_bias,
+            ACTIVATIONS[activation], ACTIVATIONS[recurrent_activation])
+        self.layer.return_sequences = return_sequences
+        self.layer.go_backwards = go_backwards
+        self.layer.zero_output_for_mask = zero_output_for_mask
+        self.layer.x = x
+        self.layer.mask = NONE if mask is None else mask
+        self.layer.y = NONE if y is None else y
+        for number in range(2):
+            self.layer.initial[number] = initial[number] if number < len(initial) else NONE
+            self.layer.final[number] = final[number] if number < len(final) else NONE
+        self.sources = tuple(number for number in (x, mask, *initial) if number is not None)
+        self.targets = tuple(number for number in (y, *final) if number is not None)
+        self.operation = Operation(
+            &self.layer, infer_recurrence, scratch_of_recurrence, run_recurrence_step, cost_of_recurrence)
+
+
+# -- Dense ---------------------------------------------------------------------------------------------------------
+
+cdef struct Projection:
+    Weights weights
+    Py_ssize_t units
+    int activation
+    int x
+    int y
+
+
+cdef bint infer_dense(const void* pointer, Shape* shapes) noexcept nogil:
+    cdef const Projection* layer = <const Projection*>pointer
+    cdef const Shape* x = &shapes[layer.x]
+    if x.ndim < 1 or x.dims[x.ndim - 1] != layer.weights.depth:
+        return False
+    set_shape(&shapes[layer.y], x.ndim, x.dims, layer.units)
+    return True
+
+
+cdef size_t scratch_of_dense(const void* pointer, const Shape* shapes, Py_ssize_t rows) noexcept nogil:
+    cdef const Projection* layer = <const Projection*>pointer
+    return DENSE_ROWS * layer.weights.cut.total * sizeof(real)
+
+
+cdef double cost_of_dense(const void* pointer, const Shape* shapes) noexcept nogil:
+    cdef const Projection* layer = <const Projection*>pointer
+    return <double>shapes[layer.y].size * (layer.weights.depth + ACTIVATION_COST)
+
+
+cdef void run_dense(
+    const void* pointer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch,
+) noexcept nogil:
+    cdef const Projection* layer = <const Projection*>pointer
+    cdef Py_ssize_t units = layer.units, depth = layer.weights.depth, total = layer.weights.cut.total
+    cdef Py_ssize_t first = 0, count, row, n = rows * (shapes[layer.y].size // units)
+    cdef real* x = <real*>data[layer.x]
+    cdef real* y = <real*>data[layer.y]
+    cdef real* block
+    while first < n:
+        count = min(n - first, DENSE_ROWS)
+        block = y + first * units if total == units else <real*>scratch
+        project(&layer.weights, count, x + first * depth, depth, block, total)
+        if total == units:
+            activate_span(layer.activation, block, block, count * units)
+        else:
+            for row in range(count):
+                activate_span(layer.activation, block + row * total, y + (first + row) * units, units)
+        first += count
+
+
+cdef class Dense(Step):
+    """activation(x @ kernel + bias) over the last axis; kernel (features, units), bias (units,) or None."""
+    cdef Projection layer
+
+    def __init__(self, kernel, bias, activation, *, x, y):
+        self._alive = prepare_weights(&self.layer.weights, kernel, bias, 1, BLAS_PROJECTS)
+        self.layer.units = kernel.shape[1]
+        self.layer.activation = ACTIVATIONS[activation]
+        self.layer.x, self.layer.y = x, y
+        self.sources, self.targets = (x,), (y,)
+        self.operation = Operation(&self.layer, infer_dense, scratch_of_dense, run_dense, cost_of_dense)
+
+
+# -- Activate ------------------------------------------------------------------------------------------------------
+
+cdef struct Elementwise:
+    int activation
+    int x
+    int y
+
+
+cdef bint infer_activate(const void* pointer, Shape* shapes) noexcept nogil:
+    cdef const Elementwise* layer = <const Elementwise*>pointer
+    shapes[layer.y] = shapes[layer.x]
+    return shapes[layer.x].ndim >= 1
+
+
+cdef size_t scratch_of_activate(const void* pointer, const Shape* shapes, Py_ssize_t rows) noexcept nogil:
+    return 0
+
+
+cdef double cost_of_activate(const void* pointer, const Shape* shapes) noexcept nogil:
+    return <double>shapes[(<const Elementwise*>pointer).x].size * ACTIVATION_COST
+
+
+cdef void run_activate(
+    const void* pointer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch,
+) noexcept nogil:
+    cdef const Elementwise* layer = <const Elementwise*>pointer
+    cdef const Shape* shape = &shapes[layer.x]
+    cdef real* x = <real*>data[layer.x]
+    cdef real* y = <real*>data[layer.y]
+    cdef Py_ssize_t i, n = rows * shape.size, width = shape.dims[shape.ndim - 1]
+    if layer.activation < SOFTMAX:
+        activate_span(layer.activation, x, y, n)
+    else:
+        for i in range(n // width):
+            softmax_row(layer.activation, x + i * width, y + i * width, width)
+
+
+cdef class Activate(Step):
+    """activation(x), number by number or (softmax, log_softmax) over the last axis."""
+    cdef Elementwise layer
+
+    def __init__(self, activation, *, x, y):
+        self.layer.activation = ACTIVATIONS[activation]
+        self.layer.x, self.layer.y = x, y
+        self.sources, self.targets = (x,), (y,)
+        self.operation = Operation(
+            &self.layer, infer_activate, scratch_of_activate, run_activate, cost_of_activate)
+
+
+# -- Program -------------------------------------------------------------------------------------------------------
+
+cdef class Arena:
+    """A block of memory on a cache line that a call borrows; it grows and is kept for the next call."""
+    cdef char* raw
+    cdef size_t size
+
+    def __dealloc__(self):
+        free(self.raw)
+
+    cdef char* reserve(self, size_t size) except NULL:
+        if self.raw == NULL or self.size < size:
+            free(self.raw)
+            self.size = 0
+            self.raw = <char*>malloc(size + 64)
+            if self.raw == NULL:
+                raise MemoryError(f"no {size + 64} bytes for a workspace")
+            self.size = size
+        return <char*>((<size_t>self.raw + 63) // 64 * 64)
+
+
+cdef struct Call:
+    # What the tiles of one call share.
+    Py_ssize_t batch
+    Py_ssize_t tile
+    Py_ssize_t n_tiles
+    const Shape* shapes
+    char** outside       # first rows of the buffers that come from or go to the caller, NULL for the others
+    size_t* inside       # where the others start in a thread's part of the arena
+    char** data          # (threads, buffers)
+    char* arena          # (threads, part)
+    size_t part
+    size_t scratch       # where the steps' workspace starts in a part
+
+
+cdef class Program:
+    """Steps over numbered buffers, compiled; immutable, and safe to run from many threads at once.
+
+    Parameters
+    ----------
+    n_buffers : int
+    steps : sequence of Step
+        In an order in which each reads only inputs and what came before it.
+    inputs, outputs : sequence of int
+        Buffers that `run` takes and gives, in that order.
+    masks : collection of int
+        Those of the inputs that hold bytes instead of numbers.
+    """
+    cdef int n_buffers
+    cdef int n_steps
+    cdef tuple steps
+    cdef tuple inputs
+    cdef tuple outputs
+    cdef frozenset masks
+    cdef Operation* operations
+    cdef list arenas     # free ones; append and pop are atomic, so no lock
+
+    def __cinit__(self, int n_buffers, steps, inputs, outputs, masks=()):
+        cdef Step step
+        cdef int number
+        self.n_buffers = n_buffers
+        self.steps, self.inputs, self.outputs, self.masks = tuple(steps), tuple(inputs), tuple(outputs), frozenset(masks)
+        self.n_steps = <int>len(self.steps)
+        self.arenas = []
+        self.operations = <Operation*>PyMem_Malloc(max(1, self.n_steps) * sizeof(Operation))
+        if self.operations == NULL:
+            raise MemoryError
+        for number in range(self.n_steps):
+            step = self.steps[number]
+            self.operations[number] = step.operation
+
+    def __dealloc__(self):
+        PyMem_Free(self.operations)
+
+    def run(self, arrays):
+        """Run the steps.
+
+        Parameters
+        ----------
+        arrays : ndarray or tuple of ndarray
+            The inputs, (batch, ...) each, of this build's dtype (masks: bytes or booleans), C-contiguous and aligned.
+            A bare array stands for a tuple of one.
+
+        Returns
+        -------
+        ndarray or tuple of ndarray, or None
+            The outputs, a bare array for one. None if the inputs are not of that form, or do not fit the steps: the
+            caller then knows to convert them or to say what is wrong.
+        """
+        cdef Shape shapes_block[SMALL_BUFFERS]
+        cdef char* outside_block[SMALL_BUFFERS]
+        cdef Shape* shapes = shapes_block
+        cdef char** outside = outside_block
+        if self.n_buffers <= SMALL_BUFFERS:
+            return self.run_with(arrays, shapes, outside)
+        shapes = <Shape*>PyMem_Malloc(self.n_buffers * sizeof(Shape))
+        outside = <char**>PyMem_Malloc(self.n_buffers * sizeof(char*))
+        try:
+            if shapes == NULL or outside == NULL:
+                raise MemoryError
+            return self.run_with(arrays, shapes, outside)
+        finally:
+            PyMem_Free(shapes)
+            PyMem_Free(outside)
+
+    cdef object run_with(self, object arrays, Shape* shapes, char** outside):
+        cdef Py_ssize_t batch = -1
+        cdef int number
+        for number in range(self.n_buffers):
+            outside[number] = NULL
+        if cnp.PyArray_Check(arrays):
+            if len(self.inputs) != 1:
+                return None
+            batch = self.bind(<cnp.ndarray>arrays, self.inputs[0], batch, shapes, outside)
+        else:
+            if len(arrays) != len(self.inputs):
+                return None
+            for array, buffer in zip(arrays, self.inputs):
+                batch = self.bind(array, buffer, batch, shapes, outside)
+                if batch < 0:
+                    return None
+        if batch < 0:
+            return None
+        for number in range(self.n_steps):
+            if not self.operations[number].infer(self.operations[number].layer, shapes):
+                return None
+        if len(self.outputs) == 1:
+            results = self.allocate(self.outputs[0], batch, shapes, outside)
+        else:
+            results = tuple([self.allocate(buffer, batch, shapes, outside) for buffer in self.outputs])
+        if batch:
+            self.execute(batch, shapes, outside)
+        return results
+
+    cdef Py_ssize_t bind(
+        self, cnp.ndarray array, int buffer, Py_ssize_t batch, Shape* shapes, char** outside,
+    ) except -2:
+        """Make `array` the buffer; returns the batch size, or -1 if the array is not of the form that `run` takes."""
+        cdef int ndim = cnp.PyArray_NDIM(array), axis
+        cdef int kind = cnp.PyArray_TYPE(array)
+        cdef Shape* shape = &shapes[buffer]
+        if ndim < 1 or ndim > MAX_DIMS or not cnp.PyArray_ISCARRAY_RO(array):
+            return -1
+        if batch >= 0 and cnp.PyArray_DIM(array, 0) != batch:
+            return -1
+        shape.item = sizeof(real)
+        if kind != REAL_TYPE:
+            if (kind != cnp.NPY_BOOL and kind != cnp.NPY_UINT8) or buffer not in self.masks:
+                return -1
+            shape.item = 1
+        elif self.masks and buffer in self.masks:
+            return -1
+        shape.ndim = ndim - 1
+        shape.size = 1
+        for axis in range(1, ndim):
+            shape.dims[axis - 1] = cnp.PyArray_DIM(array, axis)
+            shape.size *= cnp.PyArray_DIM(array, axis)
+        outside[buffer] = cnp.PyArray_BYTES(array)
+        return cnp.PyArray_DIM(array, 0)
+
+    cdef object allocate(self, int buffer, Py_ssize_t batch, const Shape* shapes, char** outside):
+        """A new array for an output."""
+        cdef cnp.npy_intp dims[MAX_DIMS + 1]
+        cdef const Shape* shape = &shapes[buffer]
+        cdef cnp.ndarray array
+        cdef int axis
+        dims[0] = batch
+        for axis in range(shape.ndim):
+            dims[axis + 1] = shape.dims[axis]
+        array = cnp.PyArray_EMPTY(shape.ndim + 1, dims, REAL_TYPE, 0)
+        outside[buffer] = cnp.PyArray_BYTES(array)
+        return array
+
+    cdef int execute(self, Py_ssize_t batch, const Shape* shapes, char** outside) except -1:
+        cdef Call call
+        cdef Arena arena
+        cdef Py_ssize_t number, n_threads
+        cdef size_t scratch = 0, needed
+        cdef double cost = 0
+        cdef size_t inside_block[SMALL_BUFFERS]
+        for number in range(self.n_steps):
+            cost += self.operations[number].cost(self.operations[number].layer, shapes)
+        n_threads = threads_for(batch, cost)
+        call.batch = batch
+        call.tile = tile_rows_for(batch, n_threads)
+        call.n_tiles = (batch + call.tile - 1) // call.tile
+        n_threads = min(n_threads, call.n_tiles)
+        call.shapes = shapes
+        call.outside = outside
+        # The arena's first part holds `inside` and `data`; then come the threads' parts.
+        call.part = 0
+        call.inside = NULL
+        cdef size_t head = self.n_buffers * (sizeof(size_t) + n_threads * sizeof(char*))
+        head = (head + 63) // 64 * 64
+        for number in range(self.n_buffers):
+            if outside[number] == NULL:
+                call.part += (call.tile * shapes[number].size * shapes[number].item + 63) // 64 * 64
+        call.scratch = call.part
+        for number in range(self.n_steps):
+            needed = self.operations[number].scratch(self.operations[number].layer, shapes, call.tile)
+            scratch = max(scratch, needed)
+        call.part += scratch
+        try:
+            arena = self.arenas.pop()
+        except IndexError:
+            arena = Arena()
+        cdef char* block = arena.reserve(head + n_threads * call.part)
+        call.inside = <size_t*>block
+        call.data = <char**>(block + self.n_buffers * sizeof(size_t))
+        call.arena = block + head
+        needed = 0
+        for number in range(self.n_buffers):
+            call.inside[number] = needed
+            if outside[number] == NULL:
+                needed += (call.tile * shapes[number].size * shapes[number].item + 63) // 64 * 64
+        with nogil:
+            if n_threads == 1:
+                for number in range(call.n_tiles):
+                    self.run_tile(&call, number, 0)
+            else:
+                for number in prange(call.n_tiles, num_threads=n_threads, schedule="dynamic"):
+                    self.run_tile(&call, number, threadid())
+        self.arenas.append(arena)
+        return 0
+
+    cdef void run_tile(self, const Call* call, Py_ssize_t tile, int thread) noexcept nogil:
+        cdef Py_ssize_t first = tile * call.tile, rows = min(call.tile, call.batch - tile * call.tile)
+        cdef char* part = call.arena + thread * call.part
+        cdef char** data = call.data + thread * self.n_buffers
+        cdef int number
+        for number in range(self.n_buffers):
+            if call.outside[number] != NULL:
+                data[number] = call.outside[number] + first * call.shapes[number].size * call.shapes[number].item
+            else:
+                data[number] = part + call.inside[number]
+        for number in range(self.n_steps):
+            self.operations[number].run(
+                self.operations[number].layer, call.shapes, data, rows, part + call.scratch)

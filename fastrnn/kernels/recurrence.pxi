@@ -1,0 +1,226 @@
+# The loop over time, written once for every cell: direction, masks, initial and final states, sequences.
+
+cdef struct Recurrence:
+    Cell cell
+    bint return_sequences
+    bint go_backwards
+    bint zero_output_for_mask
+    # Numbers of buffers, NONE where there is none. Shapes of one row: x (steps, features), mask (steps,) of bytes,
+    # states (units,), y (steps, units) or (units,).
+    int x
+    int mask
+    int initial[2]
+    int y
+    int final[2]
+
+cdef struct Workspace:
+    State state
+    real* zx             # (TILE_ROWS, panel width), a tile's x @ kernel where it is apart
+    real* zh             # (TILE_ROWS, panel width), a tile's sums
+    real* projected      # (rows, hoisted steps, width), x @ kernel + bias for some steps ahead
+    Py_ssize_t hoisted_steps
+    Py_ssize_t projected_width
+    Py_ssize_t* active   # rows that the mask lets through, this step
+    char* started        # rows that it has let through so far
+
+
+cdef struct Bump:
+    # Hands out parts of a block, each on a cache line of its own; with no block it only counts.
+    char* base
+    size_t used
+
+
+cdef void* take(Bump* bump, size_t size) noexcept nogil:
+    cdef size_t start = bump.used
+    bump.used += (size + 63) // 64 * 64
+    return bump.base + start if bump.base != NULL else NULL
+
+
+cdef Py_ssize_t steps_to_hoist(const Cell* cell, Py_ssize_t rows, Py_ssize_t steps, Py_ssize_t width) noexcept nogil:
+    """For how many steps at a time x @ kernel is computed ahead of the recurrence; 0: inside each step's own tiles.
+
+    Ahead, a panel of the kernel is read once for TILE_ROWS steps. Inside a step it is read once for TILE_ROWS rows
+    of the batch, and the product passes through no memory: better as soon as the batch fills a tile, or when there
+    are so few features that the kernel is a few rows on top of the recurrent one.
+    """
+    if not BLAS_PROJECTS and (rows >= TILE_ROWS or cell.features <= FEATURES_TO_FUSE or steps == 1):
+        return 0
+    cdef Py_ssize_t affordable = PROJECTED_BYTES // (rows * width * <Py_ssize_t>sizeof(real))
+    return min(steps, max(affordable // TILE_ROWS * TILE_ROWS, 4 * TILE_ROWS))
+
+
+cdef Workspace lay_out(const Recurrence* layer, Py_ssize_t rows, Py_ssize_t steps, Bump* bump) noexcept nogil:
+    cdef const Cell* cell = &layer.cell
+    cdef Workspace work
+    cdef size_t state_size
+    cdef int phase
+    work.state.stride = (cell.units + LANES - 1) // LANES * LANES
+    state_size = rows * work.state.stride * sizeof(real)
+    work.state.h = <real*>take(bump, state_size)
+    work.state.h_next = <real*>take(bump, state_size)
+    work.state.c = <real*>take(bump, state_size if cell.kind == LSTM else 0)
+    work.state.update = <real*>take(bump, state_size if cell.kind == GRU_RESET_BEFORE else 0)
+    work.state.reset_h = <real*>take(bump, state_size if cell.kind == GRU_RESET_BEFORE else 0)
+    # A cell reads whole vectors from where a gate starts, so past the last gate of a narrow panel.
+    work.zx = <real*>take(bump, (TILE_ROWS * TILE_VECTORS + TILE_VECTORS) * LANES * sizeof(real))
+    work.zh = <real*>take(bump, (TILE_ROWS * TILE_VECTORS + TILE_VECTORS) * LANES * sizeof(real))
+    work.projected_width = 0
+    for phase in range(cell.n_phases):
+        work.projected_width += cell.phases[phase].kernel.cut.total
+    work.hoisted_steps = steps_to_hoist(cell, rows, steps, work.projected_width)
+    work.projected = <real*>take(
+        bump, (rows * work.hoisted_steps * work.projected_width + TILE_VECTORS * LANES) * sizeof(real))
+    work.active = <Py_ssize_t*>take(bump, rows * sizeof(Py_ssize_t))
+    work.started = <char*>take(bump, rows if layer.mask != NONE else 0)
+    return work
+
+
+cdef void project_ahead(
+    const Cell* cell, const Workspace* work, Py_ssize_t rows, real* x, Py_ssize_t steps, Py_ssize_t first,
+    Py_ssize_t count,
+) noexcept nogil:
+    """x @ kernel + bias of the steps first, ..., first + count - 1 of every row, phase beside phase."""
+    cdef Py_ssize_t row, offset
+    cdef int phase
+    for row in range(rows):
+        offset = 0
+        for phase in range(cell.n_phases):
+            project(&cell.phases[phase].kernel, count, x + (row * steps + first) * cell.features, cell.features,
+                    work.projected + row * work.hoisted_steps * work.projected_width + offset, work.projected_width)
+            offset += cell.phases[phase].kernel.cut.total
+
+
+cdef void step_cell(
+    const Cell* cell, const Workspace* work, Py_ssize_t n_active, real* x, Py_ssize_t x_stride, real* projected,
+) noexcept nogil:
+    """One step of the active rows. x and projected point at this step of row 0; projected is NULL where it is fused."""
+    cdef const Phase* phase
+    cdef const Panels* cut
+    cdef const State* state = &work.state
+    cdef const real* start[TILE_ROWS]
+    cdef const real* recurrent_start[TILE_ROWS]
+    cdef real* x_rows[TILE_ROWS]
+    cdef real* h_rows[TILE_ROWS]
+    cdef real* zx[TILE_ROWS]
+    cdef real* zh[TILE_ROWS]
+    cdef real* h
+    cdef real* x_panel
+    cdef real* h_panel
+    cdef Py_ssize_t first, offset, width, row, x_depth, projected_stride = work.hoisted_steps * work.projected_width
+    cdef int p, panel, count, r
+    for p in range(cell.n_phases):
+        phase = &cell.phases[p]
+        cut = &phase.recurrent.cut
+        h = state.reset_h if phase.of_reset_state else state.h
+        x_depth = 0 if projected != NULL else cell.features
+        for panel in range(cut.n_panels):
+            offset = panel * cut.width
+            width = panel_width(cut, panel)
+            x_panel = phase.kernel.panels + offset * cell.features
+            h_panel = phase.recurrent.panels + offset * cell.units
+            first = 0
+            while first < n_active:
+                count = rows_of_tile(n_active, first)
+                for r in range(count):
+                    row = work.active[first + r]
+                    start[r] = (projected + row * projected_stride if projected != NULL else phase.kernel.bias) + offset
+                    recurrent_start[r] = phase.recurrent.bias + offset
+                    x_rows[r] = x + row * x_stride
+                    h_rows[r] = h + row * state.stride
+                    zx[r] = work.zx + r * width
+                    zh[r] = work.zh + r * width
+                if not phase.apart:
+                    multiply_tile(count, width, start, x_rows, x_depth, x_panel, h_rows, cell.units, h_panel,
+                                  work.zh, width)
+                else:
+                    multiply_tile(count, width, recurrent_start, NULL, 0, NULL, h_rows, cell.units, h_panel,
+                                  work.zh, width)
+                    if projected != NULL:
+                        for r in range(count):
+                            zx[r] = <real*>start[r]
+                    else:
+                        multiply_tile(count, width, start, NULL, 0, NULL, x_rows, x_depth, x_panel, work.zx, width)
+                finish_tile(cell, p, count, work.active + first, panel_units(cut, panel), panel * cut.units,
+                            zx, zh, state)
+                first += count
+        if projected != NULL:
+            projected += phase.kernel.cut.total
+
+
+cdef void run_recurrence(
+    const Recurrence* layer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch,
+) noexcept nogil:
+    cdef const Cell* cell = &layer.cell
+    cdef Py_ssize_t steps = shapes[layer.x].dims[0], units = cell.units, features = cell.features
+    cdef Bump bump = Bump(scratch, 0)
+    cdef Workspace work = lay_out(layer, rows, steps, &bump)
+    cdef State* state = &work.state
+    cdef real* x = <real*>data[layer.x]
+    cdef real* y = <real*>data[layer.y] if layer.y != NONE else NULL
+    cdef real* projected = NULL
+    cdef char* mask = data[layer.mask] if layer.mask != NONE else NULL
+    cdef Py_ssize_t step, t, row, n_active = rows, first_hoisted = 0, y_row = steps * units
+    cdef size_t row_size = units * sizeof(real)
+    cdef bint passed
+    cdef real* swap
+    cdef real* out
+
+    for row in range(rows):
+        work.active[row] = row
+    load_states(layer, data, rows, state)
+    if mask != NULL:
+        memset(work.started, 0, rows)
+    for step in range(steps):
+        t = steps - 1 - step if layer.go_backwards else step
+        if work.hoisted_steps:
+            if step % work.hoisted_steps == 0:
+                first_hoisted = max(t - work.hoisted_steps + 1, 0) if layer.go_backwards else t
+                project_ahead(cell, &work, rows, x, steps, first_hoisted,
+                              min(work.hoisted_steps, t + 1 if layer.go_backwards else steps - t))
+            projected = work.projected + (t - first_hoisted) * work.projected_width
+        if mask != NULL:
+            n_active = 0
+            for row in range(rows):
+                if mask[row * steps + t]:
+                    work.active[n_active] = row
+                    n_active += 1
+        step_cell(cell, &work, n_active, x + t * features, steps * features, projected)
+        if mask != NULL:
+            for row in range(rows):
+                if mask[row * steps + t]:
+                    work.started[row] = 1
+                else:
+                    memcpy(state.h_next + row * state.stride, state.h + row * state.stride, row_size)
+        swap = state.h
+        state.h = state.h_next
+        state.h_next = swap
+        if y != NULL and (layer.return_sequences or step == steps - 1):
+            for row in range(rows):
+                out = y + (row * steps + step if layer.return_sequences else row) * units
+                # Keras: a masked step repeats the output before it, and there is none before a row's first step.
+                passed = mask == NULL or mask[row * steps + t] or (
+                    work.started[row] and not layer.zero_output_for_mask)
+                if passed:
+                    memcpy(out, state.h + row * state.stride, row_size)
+                else:
+                    memset(out, 0, row_size)
+    for row in range(rows):
+        if layer.final[0] != NONE:
+            memcpy(<real*>data[layer.final[0]] + row * units, state.h + row * state.stride, row_size)
+        if layer.final[1] != NONE:
+            memcpy(<real*>data[layer.final[1]] + row * units, state.c + row * state.stride, row_size)
+
+
+cdef void load_states(const Recurrence* layer, char** data, Py_ssize_t rows, State* state) noexcept nogil:
+    """The initial states, or zeros."""
+    cdef Py_ssize_t row, units = layer.cell.units
+    cdef int number
+    cdef real* target
+    for number in range(2 if layer.cell.kind == LSTM else 1):
+        target = state.h if number == 0 else state.c
+        if layer.initial[number] == NONE:
+            memset(target, 0, rows * state.stride * sizeof(real))
+        else:
+            for row in range(rows):
+                memcpy(target + row * state.stride, <real*>data[layer.initial[number]] + row * units,
+                       units * sizeof(real))

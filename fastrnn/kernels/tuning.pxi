@@ -1,0 +1,48 @@
+# The choices between ways of computing the same numbers, and what they were measured to buy.
+
+from libc.math cimport ceil
+
+cdef enum:
+    NONE = -1            # no buffer
+    # Sums in flight that hide the latency of a multiply-add: 4 cycles, one or two started in each.
+    SUMS_IN_FLIGHT = 8
+    # float64 projects through BLAS.
+    BLAS_PROJECTS = REAL_BITS == 64
+    # Blocks of a BLAS call: 32 * 64 * 96 multiply-adds, below OpenBLAS's threshold for threads of 4 * 65536.
+    BLAS_ROWS = 32
+    BLAS_COLUMNS = 64
+    BLAS_DEPTH = 96
+    # Rows of a Dense block: its results are activated while they are in the first-level cache.
+    DENSE_ROWS = 48
+    # With so few features x @ kernel is fused into the step even for one row.
+    FEATURES_TO_FUSE = 8
+    # What x @ kernel + bias of the steps ahead may take up: it should stay in the second-level cache.
+    PROJECTED_BYTES = 262144
+    # An activation's worth in multiply-adds.
+    ACTIVATION_COST = 16
+    # Rows of a batch that one tile of work takes at most; a multiple of every TILE_ROWS.
+    ROWS_AT_ONCE = 96
+    # Multiply-adds below which a second thread costs more than it takes over.
+    COST_OF_A_THREAD = 400000
+    # Buffers that a call keeps on the stack.
+    SMALL_BUFFERS = 16
+
+cdef int n_threads_allowed = 1
+
+
+def set_num_threads(int n):
+    """Let a call use at most `n` threads."""
+    global n_threads_allowed
+    n_threads_allowed = n
+
+
+cdef Py_ssize_t threads_for(Py_ssize_t batch, double cost_of_row) noexcept nogil:
+    """Threads for a call: none that would have less than COST_OF_A_THREAD to do, or no row."""
+    cdef double worthwhile = batch * cost_of_row / COST_OF_A_THREAD
+    return <Py_ssize_t>max(1.0, min(worthwhile, <double>min(<Py_ssize_t>n_threads_allowed, batch)))
+
+
+cdef Py_ssize_t tile_rows_for(Py_ssize_t batch, Py_ssize_t n_threads) noexcept nogil:
+    """Rows of a tile: equal ones, a tile or more for each thread, none above ROWS_AT_ONCE."""
+    cdef Py_ssize_t tiles = max(n_threads, (batch + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE)
+    return (batch + tiles - 1) // tiles

@@ -1,0 +1,69 @@
+/* What one build of the core fixes: the number type and the width of a vector.
+ *
+ * The Cython source is written once, for `real` and `vec`. setup.py compiles it for each instruction set
+ * with FASTRNN_REAL_BITS 32 and 64. Vectors are the compilers' own (GCC and Clang vector extensions), so the
+ * source holds no intrinsics; their width has to be the machine's, or the compiler spills every one of them.
+ */
+#ifndef FASTRNN_VECTOR_H
+#define FASTRNN_VECTOR_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if FASTRNN_REAL_BITS == 64
+typedef double real;
+typedef int64_t real_bits;
+#define FASTRNN_MANTISSA_BITS 52
+#else
+typedef float real;
+typedef int32_t real_bits;
+#define FASTRNN_MANTISSA_BITS 23
+#endif
+
+/* TILE_ROWS x 4 accumulators and one row of weights fill the registers: 32 of them with AVX-512 and NEON, else 16. */
+#if defined(__AVX512F__)
+#define FASTRNN_VECTOR_BYTES 64
+#define FASTRNN_TILE_ROWS 6
+#elif defined(__AVX2__)
+#define FASTRNN_VECTOR_BYTES 32
+#define FASTRNN_TILE_ROWS 3
+#elif defined(__aarch64__)
+#define FASTRNN_VECTOR_BYTES 16
+#define FASTRNN_TILE_ROWS 6
+#else
+#define FASTRNN_VECTOR_BYTES 16
+#define FASTRNN_TILE_ROWS 3
+#endif
+#define FASTRNN_TILE_VECTORS 4
+#define FASTRNN_LANES (FASTRNN_VECTOR_BYTES / (FASTRNN_REAL_BITS / 8))
+
+/* Rows of a NumPy array start anywhere a number may, so the type promises no more alignment than that. */
+typedef real vec __attribute__((vector_size(FASTRNN_VECTOR_BYTES), aligned(FASTRNN_REAL_BITS / 8), may_alias));
+
+/* The kernels' inline functions take constants that must reach the loops inside them, so inlining is no hint here. */
+#undef CYTHON_INLINE
+#define CYTHON_INLINE inline __attribute__((always_inline))
+#define FASTRNN_INLINE static CYTHON_INLINE
+
+FASTRNN_INLINE vec load(const real *address) { return *(const vec *)address; }
+FASTRNN_INLINE void store(real *address, vec value) { *(vec *)address = value; }
+FASTRNN_INLINE vec zero_vector(void) { return (vec){0}; }
+FASTRNN_INLINE vec add(vec a, vec b) { return a + b; }
+FASTRNN_INLINE vec multiply_add(real a, vec b, vec c) { return a * b + c; }
+
+/* Adding 1.5 * 2**MANTISSA_BITS rounds a number to an integer and leaves that integer in the low bits of the sum. */
+#define FASTRNN_ROUNDER ((real)1.5 * (real)((real_bits)1 << FASTRNN_MANTISSA_BITS))
+
+/* 2**n, where `rounded` is n + FASTRNN_ROUNDER and n is in the range of normal exponents. */
+FASTRNN_INLINE real power_of_two(real rounded) {
+    const real one = 1;
+    real_bits bits, one_bits;
+    real power;
+    memcpy(&bits, &rounded, sizeof bits);
+    memcpy(&one_bits, &one, sizeof one_bits);
+    bits = (real_bits)((uint64_t)bits << FASTRNN_MANTISSA_BITS) + one_bits;
+    memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
+#endif
