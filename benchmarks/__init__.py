@@ -1,0 +1,1 @@
+"""Speed of fastrnn, alone (pytest-benchmark) and beside other engines (``compare``)."""

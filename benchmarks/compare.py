@@ -1,0 +1,333 @@
+"""Times fastrnn and its peers side by side: ``python -m benchmarks.compare --help``."""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.configurations import CONFIGURATIONS, Configuration
+from benchmarks.peers import ENGINES, Fastrnn
+from benchmarks.worker import Worker, WorkerError
+
+TOLERANCE = 1e-5
+README = Path(__file__).parents[1] / "README.md"
+README_START, README_END = "<!-- bench:start -->", "<!-- bench:end -->"
+RATIO = "best peer / fastrnn"
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What an engine gets for a row: at least so many seconds and calls, spread over rounds."""
+
+    seconds: float
+    calls: int
+    rounds: int
+
+
+FULL = Budget(seconds=0.3, calls=20, rounds=5)
+QUICK = Budget(seconds=0.04, calls=4, rounds=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Times of a call in microseconds, and the largest difference from the engines' median."""
+
+    median: float
+    minimum: float
+    calls: int
+    deviation: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What the engines took for one configuration and number of threads."""
+
+    configuration: Configuration
+    threads: int
+    timings: dict[str, Timing]
+    failures: dict[str, str]
+
+    @property
+    def best_peer(self) -> str | None:
+        """The peer with the lowest median."""
+        peers = [name for name in self.timings if name != Fastrnn.name]
+        return min(peers, key=lambda name: self.timings[name].median, default=None)
+
+    @property
+    def ratio(self) -> float | None:
+        """The best peer's median over fastrnn's; None when either is missing."""
+        if self.best_peer is None or Fastrnn.name not in self.timings:
+            return None
+        return self.timings[self.best_peer].median / self.timings[Fastrnn.name].median
+
+
+def measure_row(
+    workers: Sequence[Worker], configuration: Configuration, threads: int, budget: Budget
+) -> Row:
+    """Check that the engines agree on the output, then let them take turns.
+
+    An engine that fails, or is further than 1e-5 from the median of all outputs, is not timed.
+    """
+    failures: dict[str, str] = {}
+    outputs: dict[str, np.ndarray] = {}
+    for worker in workers:
+        try:
+            outputs[worker.engine] = worker.prepare(configuration)
+        except WorkerError as error:
+            failures[worker.engine] = str(error)
+    deviations = _deviations(outputs)
+    for engine, deviation in deviations.items():
+        if not deviation <= TOLERANCE:
+            failures[engine] = f"{engine} differs by {deviation:.1e} from the engines' median"
+
+    samples: dict[str, list[tuple[float, int]]] = {}
+    for turn in range(budget.rounds):
+        first = turn % len(workers)
+        for worker in (*workers[first:], *workers[:first]):
+            if worker.engine in failures:
+                continue
+            try:
+                samples.setdefault(worker.engine, []).extend(
+                    worker.measure(
+                        budget.seconds / budget.rounds, -(-budget.calls // budget.rounds)
+                    )
+                )
+            except WorkerError as error:
+                failures[worker.engine] = str(error)
+    timings = {
+        worker.engine: _timing(samples[worker.engine], deviations[worker.engine])
+        for worker in workers
+        if worker.engine not in failures
+    }
+    return Row(configuration, threads, timings, failures)
+
+
+def _deviations(outputs: dict[str, np.ndarray]) -> dict[str, float]:
+    shapes = {name: y.shape for name, y in outputs.items()}
+    if len(set(shapes.values())) > 1:
+        raise WorkerError(f"the engines' outputs differ in shape: {shapes}")
+    if not outputs:
+        return {}
+    reference = np.nanmedian(list(outputs.values()), axis=0)
+    return {name: float(np.abs(y - reference).max()) for name, y in outputs.items()}
+
+
+def _timing(samples: list[tuple[float, int]], deviation: float) -> Timing:
+    microseconds = [1e6 * seconds for seconds, _ in samples]
+    return Timing(
+        median=statistics.median(microseconds),
+        minimum=min(microseconds),
+        calls=sum(calls for _, calls in samples),
+        deviation=deviation,
+    )
+
+
+def run(
+    configurations: Sequence[Configuration],
+    threads: Sequence[int],
+    engines: Sequence[str],
+    budget: Budget,
+    versions: dict[str, str],
+) -> Iterator[Row]:
+    """Yield a row a configuration and number of threads; `versions` is filled with the engines'."""
+    for count in threads:
+        with ExitStack() as stack:
+            workers = [Worker(engine, count) for engine in engines]
+            for worker in workers:
+                stack.callback(worker.close)
+            versions.update({worker.engine: worker.describe() for worker in workers})
+            for configuration in configurations:
+                yield measure_row(workers, configuration, count, budget)
+
+
+def machine() -> dict[str, str | int]:
+    """The CPU's name, the CPUs this process may use, the kernel and Python's version."""
+    names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+class Table:
+    """The rows as text: a line a row, columns aligned as they come, or Markdown."""
+
+    def __init__(self, engines: Sequence[str]) -> None:
+        self._engines = engines
+        self.header = ["layers, batch, timesteps", "threads", *engines, RATIO]
+        longest = max(len(configuration.name) for configuration in CONFIGURATIONS)
+        self._widths = [longest, 7, *(max(len(name), 15) for name in engines), len(RATIO)]
+
+    def cells(self, row: Row) -> list[str]:
+        """Name, threads, median (minimum) of each engine, ratio."""
+        times = [
+            f"{_digits(timing.median)} ({_digits(timing.minimum)})" if timing else "-"
+            for timing in map(row.timings.get, self._engines)
+        ]
+        ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
+        return [row.configuration.name, str(row.threads), *times, ratio]
+
+    def line(self, cells: Sequence[str]) -> str:
+        """One line of the text table."""
+        first, *rest = (text.rjust(width) for text, width in zip(cells, self._widths, strict=True))
+        return "  ".join([first.strip().ljust(self._widths[0]), *rest])
+
+    def markdown(self, rows: Sequence[Row]) -> str:
+        """The whole table for a README."""
+        lines = [self.header, ["---"] + ["---:"] * (len(self.header) - 1), *map(self.cells, rows)]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _digits(microseconds: float) -> str:
+    decimals = 2 if microseconds < 10 else 1 if microseconds < 100 else 0
+    return f"{microseconds:.{decimals}f}"
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """A line a number of threads: the geometric mean and the lowest of the ratios."""
+    lines = []
+    for threads in sorted({row.threads for row in rows}):
+        rated = [row for row in rows if row.threads == threads and row.ratio is not None]
+        if rated:
+            mean = statistics.geometric_mean(row.ratio for row in rated)
+            lowest = min(rated, key=lambda row: row.ratio)
+            lines.append(
+                f"{RATIO}, threads {threads}: geometric mean {mean:.2f}, "
+                f"lowest {lowest.ratio:.2f} ({lowest.configuration.name}, {lowest.best_peer})"
+            )
+    return lines
+
+
+def report(rows: Sequence[Row], versions: dict[str, str]) -> dict:
+    """Everything measured, as JSON takes it; times in microseconds."""
+    return {
+        "machine": machine(),
+        "versions": versions,
+        "rows": [
+            {
+                "name": row.configuration.name,
+                **dataclasses.asdict(row),
+                "best_peer": row.best_peer,
+                "ratio": row.ratio,
+            }
+            for row in rows
+        ],
+    }
+
+
+def write_readme(table: str, versions: dict[str, str], command: str) -> None:
+    """Put `table` between the two markers of README.md, with machine and command above it."""
+    text = README.read_text()
+    start, end = text.find(README_START), text.find(README_END)
+    if not -1 < start < end:
+        raise SystemExit(f"{README} lacks {README_START} followed by {README_END}")
+    facts = machine()
+    preface = (
+        f"Median (minimum) of a call in microseconds, float32, measured by `{command}` on "
+        f"{facts['cpu']} ({facts['cpus']} CPUs), Python {facts['python']}; "
+        f"{'; '.join(versions.values())}."
+    )
+    middle = f"{README_START}\n{preface}\n\n{table}\n"
+    README.write_text(text[:start] + middle + text[end:])
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    available = len(os.sched_getaffinity(0))
+
+    def thread_counts(text: str) -> list[int]:
+        counts = [int(part) for part in text.split(",")]
+        if not all(1 <= count <= available for count in counts):
+            raise argparse.ArgumentTypeError(f"expected counts from 1 to {available}, got {text}")
+        return counts
+
+    def engine_names(text: str) -> list[str]:
+        names = [part.strip() for part in text.split(",")]
+        unknown = [name for name in names if name not in ENGINES]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"expected {', '.join(ENGINES)}, got {unknown}")
+        return names
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    parser.add_argument(
+        "--only", metavar="PATTERN", type=re.compile, help="rows whose name matches this regex"
+    )
+    parser.add_argument(
+        "--threads",
+        metavar="COUNTS",
+        type=thread_counts,
+        default=sorted({1, available}),
+        help="numbers of threads, by default one and all: 1,2",
+    )
+    parser.add_argument(
+        "--engines",
+        metavar="NAMES",
+        type=engine_names,
+        default=list(ENGINES),
+        help=f"by default all that are installed: {','.join(ENGINES)}",
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything measured")
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the comparison; 1 when an engine failed or gave another output than the others."""
+    options = parse_arguments(arguments)
+    configurations = [
+        configuration
+        for configuration in CONFIGURATIONS
+        if options.only is None or options.only.search(configuration.name)
+    ]
+    if not configurations:
+        raise SystemExit(f"no configuration matches {options.only.pattern!r}")
+    engines = []
+    for name in options.engines:
+        missing = ENGINES[name].missing()
+        if missing:
+            print(f"{name} is left out: {', '.join(missing)} not installed")
+        else:
+            engines.append(name)
+    if not engines:
+        raise SystemExit("none of the engines is installed")
+
+    print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    print("median (minimum) of a call in microseconds; each engine alone, by turns")
+    table = Table(engines)
+    print(table.line(table.header))
+    versions: dict[str, str] = {}
+    rows = []
+    budget = QUICK if options.quick else FULL
+    try:
+        for row in run(configurations, options.threads, engines, budget, versions):
+            rows.append(row)
+            print(table.line(table.cells(row)), flush=True)
+    except WorkerError as error:
+        raise SystemExit(str(error)) from error
+    print("\n".join(summary(rows)))
+    print("\n".join(f"{name}: {version}" for name, version in versions.items()))
+    failures = list(dict.fromkeys(text for row in rows for text in row.failures.values()))
+    print("\n".join(failures), file=sys.stderr, end="\n" if failures else "")
+
+    if options.json:
+        options.json.write_text(json.dumps(report(rows, versions), indent=1) + "\n")
+    if options.readme:
+        command = " ".join(["python -m benchmarks.compare", *(arguments or sys.argv[1:])])
+        write_readme(table.markdown(rows), versions, command)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

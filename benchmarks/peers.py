@@ -1,0 +1,336 @@
+"""One adapter an engine: the same weights and inputs, in the form each engine runs best.
+
+An adapter's module is imported by everyone, the engine's package only when an adapter is made, so
+that engines live in processes of their own and a missing one is no error.
+"""
+
+import abc
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from benchmarks.configurations import GATES, Configuration, Dense, Recurrent
+
+ONNX_OPSET = 22
+ONNX_IR_VERSION = 10
+
+
+class Prepared(NamedTuple):
+    """A model ready to be timed.
+
+    `call` runs it once on inputs that already are in the engine's own form; `to_numpy` turns what
+    it returns into Keras's layout, batch first.
+    """
+
+    call: Callable[[], Any]
+    to_numpy: Callable[[Any], np.ndarray]
+
+
+class Engine(abc.ABC):
+    """An engine held to `threads` threads; at most one a process."""
+
+    name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def missing(cls) -> list[str]:
+        """Names of the packages it needs that are not installed."""
+        return [name for name in cls.packages if importlib.util.find_spec(name) is None]
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def describe(self) -> str:
+        """The versions of its packages."""
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in self.packages)
+
+    @abc.abstractmethod
+    def prepare(
+        self, configuration: Configuration, parameters: list[list[np.ndarray]], x: np.ndarray
+    ) -> Prepared:
+        """Build the model from Keras-layout `parameters` for the batch-first float32 input `x`."""
+
+
+class Fastrnn(Engine):
+    """This project's engine, called as users call it: ``model(x)``."""
+
+    name = "fastrnn"
+    packages = ("fastrnn",)
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        import fastrnn
+
+        self._fastrnn = fastrnn
+        fastrnn.set_num_threads(threads)
+
+    def prepare(self, configuration, parameters, x):
+        model = keras_style_model(self._fastrnn, configuration, parameters)
+        return Prepared(lambda: model(x), np.asarray)
+
+
+class OnnxRuntime(Engine):
+    """ONNX Runtime's native operators: time-major, with input and output bound once.
+
+    Binding saves 2 us a call over ``session.run``. Its threads keep spinning after a call, which
+    is its default and its fastest.
+    """
+
+    name = "ONNX Runtime"
+    packages = ("onnxruntime", "onnx")
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        import onnxruntime
+
+        self._onnxruntime = onnxruntime
+        self._options = onnxruntime.SessionOptions()
+        self._options.intra_op_num_threads = threads
+        self._options.inter_op_num_threads = 1
+
+    def prepare(self, configuration, parameters, x):
+        session = self._onnxruntime.InferenceSession(
+            onnx_model(configuration, parameters).SerializeToString(),
+            self._options,
+            providers=["CPUExecutionProvider"],
+        )
+        output = session.get_outputs()[0]
+        result = self._onnxruntime.OrtValue.ortvalue_from_shape_and_type(output.shape, np.float32)
+        binding = session.io_binding()
+        binding.bind_cpu_input(session.get_inputs()[0].name, time_major(x))
+        binding.bind_ortvalue_output(output.name, result)
+
+        def call():
+            session.run_with_iobinding(binding)
+            return result
+
+        last = configuration.layers[-1]
+
+        def to_numpy(value):
+            y = value.numpy()
+            if isinstance(last, Recurrent):
+                y = y.squeeze(1 if last.return_sequences else 0)
+            return batch_first(y)
+
+        return Prepared(call, to_numpy)
+
+
+class Torch(Engine):
+    """PyTorch's own layers, eager, time-major."""
+
+    name = "PyTorch"
+    packages = ("torch",)
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        import torch
+
+        self._torch = torch
+        torch.set_num_threads(threads)
+
+    def prepare(self, configuration, parameters, x):
+        torch = self._torch
+        stages = []
+        width = configuration.features
+        for layer, weights in zip(configuration.layers, parameters, strict=True):
+            stages.append(self._stage(layer, width, weights))
+            width = layer.units
+        inputs = torch.from_numpy(time_major(x))
+
+        @torch.inference_mode()
+        def call():
+            values = inputs
+            for stage in stages:
+                values = stage(values)
+            return values
+
+        return Prepared(call, lambda value: batch_first(value.numpy()))
+
+    def _stage(self, layer: Recurrent | Dense, width: int, weights: list[np.ndarray]):
+        nn = self._torch.nn
+        if isinstance(layer, Dense):
+            kernel, bias = weights
+            module = self._load(nn.Linear(width, layer.units), [kernel.T, bias])
+            activation = {"linear": None, "tanh": self._torch.tanh}[layer.activation]
+            return module if activation is None else lambda values: activation(module(values))
+        kind = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[layer.cell]
+        module = self._load(kind(width, layer.units), torch_weights(layer.cell, *weights))
+        if layer.return_sequences:
+            return lambda values: module(values)[0]
+        return lambda values: module(values)[0][-1]
+
+    def _load(self, module, weights: list[np.ndarray]):
+        with self._torch.no_grad():
+            for parameter, value in zip(module.parameters(), weights, strict=True):
+                parameter.copy_(self._torch.from_numpy(np.array(value)))
+        return module.eval()
+
+
+class KerasJit(Engine):
+    """Keras on JAX, its model compiled by ``jax.jit``.
+
+    Weights are constants of the compiled function: 1.7 us a call less than as arguments.
+    JAX has no setting for threads: it takes as many as the process's CPU affinity allows.
+    """
+
+    name = "Keras jit"
+    packages = ("keras", "jax")
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        os.environ["KERAS_BACKEND"] = "jax"
+        import jax
+        import keras
+
+        self._jax = jax
+        self._keras = keras
+
+    def prepare(self, configuration, parameters, x):
+        model = keras_style_model(self._keras, configuration, parameters)
+        trainable = [variable.value for variable in model.trainable_variables]
+        rest = [variable.value for variable in model.non_trainable_variables]
+        compiled = self._jax.jit(lambda inputs: model.stateless_call(trainable, rest, inputs)[0])
+        inputs = self._jax.device_put(x)
+        return Prepared(lambda: compiled(inputs).block_until_ready(), np.asarray)
+
+
+class KerasPredict(KerasJit):
+    """Keras on JAX as its users call it: ``model.predict_on_batch(x)``."""
+
+    name = "Keras predict"
+
+    def prepare(self, configuration, parameters, x):
+        model = keras_style_model(self._keras, configuration, parameters)
+        return Prepared(lambda: model.predict_on_batch(x), np.asarray)
+
+
+ENGINES: dict[str, type[Engine]] = {
+    engine.name: engine for engine in (Fastrnn, OnnxRuntime, Torch, KerasJit, KerasPredict)
+}
+
+
+def time_major(x: np.ndarray) -> np.ndarray:
+    """Copy (batch, timesteps, features) to (timesteps, batch, features) in C order."""
+    return np.ascontiguousarray(x.swapaxes(0, 1))
+
+
+def batch_first(y: np.ndarray) -> np.ndarray:
+    """View a time-major sequence as (batch, timesteps, units); a last output is batch first."""
+    return y.swapaxes(0, 1) if y.ndim == 3 else y
+
+
+def keras_style_model(package, configuration: Configuration, parameters: list[list[np.ndarray]]):
+    """Build the Sequential model with `package`, which is keras or fastrnn."""
+    kinds = package.layers
+    recurrent = {"rnn": kinds.SimpleRNN, "lstm": kinds.LSTM, "gru": kinds.GRU}
+    layers = [
+        kinds.Dense(layer.units, activation=layer.activation)
+        if isinstance(layer, Dense)
+        else recurrent[layer.cell](layer.units, return_sequences=layer.return_sequences)
+        for layer in configuration.layers
+    ]
+    inputs = kinds.InputLayer(batch_shape=configuration.input_shape)
+    model = package.Sequential([inputs, *layers])
+    for layer, weights in zip(layers, parameters, strict=True):
+        layer.set_weights(weights)
+    return model
+
+
+def reorder_gates(matrix: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
+    """Permute the equal blocks that the last axis of `matrix` consists of."""
+    blocks = np.split(matrix, len(order), axis=-1)
+    return np.concatenate([blocks[index] for index in order], axis=-1)
+
+
+def _two_biases(cell: str, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Input and recurrent bias; Keras has the second only in a GRU."""
+    return tuple(bias) if cell == "gru" else (bias, np.zeros_like(bias))
+
+
+def torch_weights(
+    cell: str, kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray
+) -> list[np.ndarray]:
+    """Keras's weights as PyTorch's weight_ih, weight_hh, bias_ih and bias_hh.
+
+    Gates: Keras GRU z, r, h and PyTorch r, z, n; LSTM i, f, c, o in both.
+    """
+    order = (1, 0, 2) if cell == "gru" else tuple(range(GATES[cell]))
+    columns = [reorder_gates(matrix, order) for matrix in (kernel, recurrent_kernel)]
+    biases = [reorder_gates(vector, order) for vector in _two_biases(cell, bias)]
+    return [*(matrix.T for matrix in columns), *biases]
+
+
+def onnx_weights(
+    cell: str, kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray
+) -> list[np.ndarray]:
+    """Keras's weights as the inputs W, R and B of ONNX's RNN, LSTM or GRU, one direction.
+
+    Gates: Keras LSTM i, f, c, o and ONNX i, o, f, c; GRU z, r, h in both.
+    """
+    order = (0, 3, 1, 2) if cell == "lstm" else tuple(range(GATES[cell]))
+    columns = [reorder_gates(matrix, order) for matrix in (kernel, recurrent_kernel)]
+    biases = [reorder_gates(vector, order) for vector in _two_biases(cell, bias)]
+    stacked = columns[0].T, columns[1].T, np.concatenate(biases)
+    return [np.ascontiguousarray(part[np.newaxis]) for part in stacked]
+
+
+def onnx_model(configuration: Configuration, parameters: list[list[np.ndarray]]):
+    """Build the ONNX model; its input has shape (timesteps, batch, features).
+
+    A last layer that is recurrent gives what ONNX's operator gives: (timesteps, 1, batch, units)
+    for a sequence, (1, batch, units) for a last state.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    batch, timesteps, features = configuration.input_shape
+    nodes, constants = [], []
+
+    def constant(array: np.ndarray) -> str:
+        name = f"constant{len(constants)}"
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def node(operator: str, *inputs: str, output: int = 0, **attributes) -> str:
+        """Append a node of which one output is used, and return that output's name."""
+        name = f"{operator}{len(nodes)}"
+        nodes.append(helper.make_node(operator, inputs, [""] * output + [name], **attributes))
+        return name
+
+    value, shape = "x", (timesteps, batch, features)
+    direction_axis = None
+    for layer, weights in zip(configuration.layers, parameters, strict=True):
+        if direction_axis is not None:
+            value = node("Squeeze", value, constant(np.array([direction_axis])))
+            shape = shape[:direction_axis] + shape[direction_axis + 1 :]
+            direction_axis = None
+        if isinstance(layer, Dense):
+            kernel, bias = map(constant, weights)
+            value = node("Add", node("MatMul", value, kernel), bias)
+            if layer.activation == "tanh":
+                value = node("Tanh", value)
+            shape = (*shape[:-1], layer.units)
+        else:
+            direction_axis = 1 if layer.return_sequences else 0
+            value = node(
+                layer.cell.upper(),
+                value,
+                *map(constant, onnx_weights(layer.cell, *weights)),
+                output=0 if layer.return_sequences else 1,
+                hidden_size=layer.units,
+                **({"linear_before_reset": 1} if layer.cell == "gru" else {}),
+            )
+            shape = (timesteps, 1, batch, layer.units)[1 - direction_axis :]
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [timesteps, batch, features])],
+        [helper.make_tensor_value_info(value, TensorProto.FLOAT, list(shape))],
+        constants,
+    )
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", ONNX_OPSET)], ir_version=ONNX_IR_VERSION
+    )
