@@ -18,6 +18,14 @@ X86_LEVELS = {
     "v3": ["-march=x86-64-v3", "-mtune=generic"],
     "v4": ["-march=x86-64-v4", "-mtune=generic", "-mprefer-vector-width=512"],
 }
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": True,
+    "freethreading_compatible": True,
+}
 FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp", "-Wno-psabi"]
 
 
@@ -48,4 +56,4 @@ def extension(level: str, flags: list[str], bits: int) -> Extension:
 
 
 extensions = [extension(level, flags, bits) for level, flags in levels().items() for bits in (32, 64)]
-setup(ext_modules=cythonize(extensions, compiler_directives={"language_level": 3}))
+setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES))

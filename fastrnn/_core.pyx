@@ -1,5 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-# cython: freethreading_compatible=True
 """The compiled core: arrays in, arrays out, and nothing of Keras but the order of its weights.
 
 setup.py builds this one source for each instruction set and number type; `fastrnn._dispatch` imports the one that
@@ -23,12 +21,16 @@ cdef extern from "vector.h" nogil:
         TILE_VECTORS "FASTRNN_TILE_VECTORS"
         REAL_BITS "FASTRNN_REAL_BITS"
     real ROUNDER "FASTRNN_ROUNDER"
-    real power_of_two(real rounded)
     vec load(const real* address)
     void store(real* address, vec value)
     vec zero_vector()
     vec add(vec a, vec b)
+    vec divide(vec a, vec b)
+    vec reciprocal(vec a)
     vec multiply_add(real a, vec b, vec c)
+    vec at_least(vec a, real b)
+    vec at_most(vec a, real b)
+    vec power_of_two(vec rounded)
 
 cdef int REAL_TYPE = cnp.NPY_FLOAT64 if REAL_BITS == 64 else cnp.NPY_FLOAT32
 DTYPE = np.dtype(np.float64 if REAL_BITS == 64 else np.float32)

@@ -79,87 +79,46 @@ cdef object prepare_cell(
 
 cdef inline void simple_rnn_lanes(int activation, const real* z, real* h_next) noexcept nogil:
     """h' = activation(z)."""
-    cdef real y[LANES]
-    cdef int i
-    activate_lanes(activation, z, y)
-    for i in range(LANES):
-        h_next[i] = y[i]
+    store(h_next, activated(activation, load(z)))
 
 
 cdef inline void lstm_lanes(
     int activation, int recurrent, const real* z, Py_ssize_t gate, real* c, real* h_next,
 ) noexcept nogil:
     """c' = f c + i g and h' = o activation(c'), with the gates i, f, g, o in Keras's order."""
-    cdef real input_gate[LANES]
-    cdef real forget_gate[LANES]
-    cdef real candidate[LANES]
-    cdef real output_gate[LANES]
-    cdef real carry[LANES]
-    cdef int i
-    activate_lanes(recurrent, z, input_gate)
-    activate_lanes(recurrent, z + gate, forget_gate)
-    activate_lanes(activation, z + 2 * gate, candidate)
-    activate_lanes(recurrent, z + 3 * gate, output_gate)
-    for i in range(LANES):
-        carry[i] = forget_gate[i] * c[i] + input_gate[i] * candidate[i]
-    for i in range(LANES):
-        c[i] = carry[i]
-    activate_lanes(activation, carry, candidate)
-    for i in range(LANES):
-        h_next[i] = output_gate[i] * candidate[i]
+    cdef vec input_gate = activated(recurrent, load(z))
+    cdef vec forget_gate = activated(recurrent, load(z + gate))
+    cdef vec candidate = activated(activation, load(z + 2 * gate))
+    cdef vec output_gate = activated(recurrent, load(z + 3 * gate))
+    cdef vec carry = forget_gate * load(c) + input_gate * candidate
+    store(c, carry)
+    store(h_next, output_gate * activated(activation, carry))
 
 
 cdef inline void gru_lanes(
     int activation, int recurrent, const real* zx, const real* zh, Py_ssize_t gate, const real* h, real* h_next,
 ) noexcept nogil:
     """h' = z h + (1 - z) activation(xh + r hh), with the gates z, r, h in Keras's order, reset_after=True."""
-    cdef real sums[LANES]
-    cdef real update_gate[LANES]
-    cdef real reset_gate[LANES]
-    cdef real candidate[LANES]
-    cdef int i
-    for i in range(LANES):
-        sums[i] = zx[i] + zh[i]
-    activate_lanes(recurrent, sums, update_gate)
-    for i in range(LANES):
-        sums[i] = zx[gate + i] + zh[gate + i]
-    activate_lanes(recurrent, sums, reset_gate)
-    for i in range(LANES):
-        sums[i] = zx[2 * gate + i] + reset_gate[i] * zh[2 * gate + i]
-    activate_lanes(activation, sums, candidate)
-    for i in range(LANES):
-        sums[i] = update_gate[i] * h[i] + (<real>1 - update_gate[i]) * candidate[i]
-    for i in range(LANES):
-        h_next[i] = sums[i]
+    cdef vec update = activated(recurrent, add(load(zx), load(zh)))
+    cdef vec reset = activated(recurrent, add(load(zx + gate), load(zh + gate)))
+    cdef vec candidate = activated(activation, load(zx + 2 * gate) + reset * load(zh + 2 * gate))
+    store(h_next, candidate + update * (load(h) - candidate))
 
 
 cdef inline void gru_gates_lanes(
     int recurrent, const real* z, Py_ssize_t gate, const real* h, real* update, real* reset_h,
 ) noexcept nogil:
     """The gates z and r h of a GRU with reset_after=False."""
-    cdef real gates[LANES]
-    cdef int i
-    activate_lanes(recurrent, z, gates)
-    for i in range(LANES):
-        update[i] = gates[i]
-    activate_lanes(recurrent, z + gate, gates)
-    for i in range(LANES):
-        gates[i] = gates[i] * h[i]
-    for i in range(LANES):
-        reset_h[i] = gates[i]
+    store(update, activated(recurrent, load(z)))
+    store(reset_h, activated(recurrent, load(z + gate)) * load(h))
 
 
 cdef inline void gru_candidate_lanes(
     int activation, const real* z, const real* h, const real* update, real* h_next,
 ) noexcept nogil:
     """h' = z h + (1 - z) activation(candidate) of a GRU with reset_after=False."""
-    cdef real candidate[LANES]
-    cdef int i
-    activate_lanes(activation, z, candidate)
-    for i in range(LANES):
-        candidate[i] = update[i] * h[i] + (<real>1 - update[i]) * candidate[i]
-    for i in range(LANES):
-        h_next[i] = candidate[i]
+    cdef vec candidate = activated(activation, load(z))
+    store(h_next, candidate + load(update) * (load(h) - candidate))
 
 
 cdef inline void finish_lanes(

@@ -40,7 +40,7 @@ cdef inline Py_ssize_t panel_width(const Panels* cut, int panel) noexcept nogil:
 cdef object aligned_zeros(Py_ssize_t size):
     """Zeros of this build's type, starting on a cache line."""
     raw = np.zeros(size + 64 // sizeof(real), dtype=DTYPE)
-    start = -(<Py_ssize_t>raw.ctypes.data) % 64 // <Py_ssize_t>sizeof(real)
+    start = (64 - <Py_ssize_t>raw.ctypes.data % 64) % 64 // <Py_ssize_t>sizeof(real)
     return raw[start:start + size]
 
 

@@ -8,7 +8,6 @@
 #define FASTRNN_VECTOR_H
 
 #include <stdint.h>
-#include <string.h>
 
 #if FASTRNN_REAL_BITS == 64
 typedef double real;
@@ -39,6 +38,7 @@ typedef int32_t real_bits;
 
 /* Rows of a NumPy array start anywhere a number may, so the type promises no more alignment than that. */
 typedef real vec __attribute__((vector_size(FASTRNN_VECTOR_BYTES), aligned(FASTRNN_REAL_BITS / 8), may_alias));
+typedef real_bits vec_bits __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
 
 /* The kernels' inline functions take constants that must reach the loops inside them, so inlining is no hint here. */
 #undef CYTHON_INLINE
@@ -49,21 +49,26 @@ FASTRNN_INLINE vec load(const real *address) { return *(const vec *)address; }
 FASTRNN_INLINE void store(real *address, vec value) { *(vec *)address = value; }
 FASTRNN_INLINE vec zero_vector(void) { return (vec){0}; }
 FASTRNN_INLINE vec add(vec a, vec b) { return a + b; }
+FASTRNN_INLINE vec divide(vec a, vec b) { return a / b; }
+FASTRNN_INLINE vec reciprocal(vec a) { return 1 / a; }
 FASTRNN_INLINE vec multiply_add(real a, vec b, vec c) { return a * b + c; }
+
+/* a < b ? b : a and its mirror, number by number; a NaN in `a` stays. Compilers turn them into one instruction. */
+FASTRNN_INLINE vec at_least(vec a, real b) {
+    const vec_bits below = a < b;
+    return (vec)(((vec_bits)(b + zero_vector()) & below) | ((vec_bits)a & ~below));
+}
+FASTRNN_INLINE vec at_most(vec a, real b) {
+    const vec_bits above = a > b;
+    return (vec)(((vec_bits)(b + zero_vector()) & above) | ((vec_bits)a & ~above));
+}
 
 /* Adding 1.5 * 2**MANTISSA_BITS rounds a number to an integer and leaves that integer in the low bits of the sum. */
 #define FASTRNN_ROUNDER ((real)1.5 * (real)((real_bits)1 << FASTRNN_MANTISSA_BITS))
 
 /* 2**n, where `rounded` is n + FASTRNN_ROUNDER and n is in the range of normal exponents. */
-FASTRNN_INLINE real power_of_two(real rounded) {
-    const real one = 1;
-    real_bits bits, one_bits;
-    real power;
-    memcpy(&bits, &rounded, sizeof bits);
-    memcpy(&one_bits, &one, sizeof one_bits);
-    bits = (real_bits)((uint64_t)bits << FASTRNN_MANTISSA_BITS) + one_bits;
-    memcpy(&power, &bits, sizeof power);
-    return power;
+FASTRNN_INLINE vec power_of_two(vec rounded) {
+    return (vec)(((vec_bits)rounded << FASTRNN_MANTISSA_BITS) + (vec_bits)((real)1 + zero_vector()));
 }
 
 #endif
