@@ -36,7 +36,7 @@ class Record:
     sunspots: np.ndarray
 
     def scale(self) -> np.ndarray:
-        """Sunspot numbers as float32 of shape (months,), from 0 at the least to 1 at the greatest."""
+        """Sunspot numbers as float32, shape (months,): 0 at the least, 1 at the greatest."""
         low, high = self._range()
         return (self.sunspots - low) / (high - low)
 

@@ -1,0 +1,57 @@
+# Everything runs in .venv. A stamp in it holds what a step installed; the step is done again only
+# when a file that it read has changed.
+
+PYTHON3 ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON := $(BIN)/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
+
+SOURCES := setup.py $(shell find fastrnn -name '*.pyx' -o -name '*.px[di]' -o -name '*.h')
+
+# $(call pyproject,KEYS): the list under these keys of pyproject.toml, an item a line.
+pyproject = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
+
+.PHONY: demo test bench lint format build clean
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/fastrnn demo
+
+test: $(VENV)/test.stamp
+	$(BIN)/pytest
+
+bench: $(VENV)/bench.stamp
+	$(PYTHON) -m benchmarks.compare
+
+lint: $(VENV)/lint.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/cython-lint fastrnn
+
+format: $(VENV)/lint.stamp
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+build: $(VENV)/build.stamp
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info sunspots.png .pytest_cache .ruff_cache
+	find fastrnn tests benchmarks examples -name __pycache__ -prune -exec rm -r {} +
+	find fastrnn -name '*.so' -delete
+
+$(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/bench.stamp: | $(VENV)/build.stamp
+$(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/bench.stamp $(VENV)/lint.stamp: $(VENV)/%.stamp: $(VENV)/venv.stamp
+	$(call pyproject,["project"]["optional-dependencies"]["$*"]) > $@
+	$(PIP) install --requirement $@
+
+# Installed in place: what is edited is what runs.
+$(VENV)/build.stamp: $(VENV)/venv.stamp $(SOURCES)
+	$(PIP) install --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/venv.stamp: pyproject.toml
+	$(PYTHON3) -m venv $(VENV)
+	$(call pyproject,["build-system"]["requires"]) > $@
+	$(PIP) install --requirement $@
