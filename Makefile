@@ -28,7 +28,7 @@ bench: $(VENV)/bench.stamp
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/cython-lint fastrnn
+	PATH="$(BIN):$$PATH" cython-lint fastrnn
 
 format: $(VENV)/lint.stamp
 	$(BIN)/ruff check --fix
