@@ -8,7 +8,6 @@ floating is computed in float32. Infinities and NaN give what they give in Keras
 import functools
 
 import numpy as np
-from scipy.special import erfc
 
 
 def _activation(function):
@@ -192,6 +191,8 @@ def gelu(x, approximate=False):
     """Return `x` times the normal distribution function at `x`, or a tanh formula close to it."""
     if approximate:
         return 0.5 * x * (1 + np.tanh(0.7978845608028654 * (x + 0.044715 * x**3)))
+    from scipy.special import erfc  # as long to import as all the rest
+
     return 0.5 * x * erfc(x * -0.7071067811865476)
 
 

@@ -1,0 +1,375 @@
+"""The layers against real Keras, in every pair of options, sizes and activations."""
+
+import itertools
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import fastrnn
+from fastrnn import activations, reference
+
+KERAS_ACTIVATIONS = [name for name in activations.NAMES if name != "hard_sigmoid_keras2"]
+# glu halves the width, so a state cannot feed back; threshold needs arguments a name cannot give.
+UNIT_WISE = [name for name in KERAS_ACTIVATIONS if name not in ("glu", "threshold")]
+FLAGS = [
+    "return_sequences",
+    "return_state",
+    "go_backwards",
+    "use_bias",
+    "zero_output_for_mask",
+    "unroll",
+    "stateful",
+]
+OPTIONS = {
+    "layer": ["SimpleRNN", "LSTM", "GRU", "GRU reset before"],
+    "units": range(1, 41),
+    "features": range(1, 21),
+    "batch": [0, 1, 2, 5, 7, 13, 33],
+    "steps": range(1, 21),
+    "activation": UNIT_WISE,
+    "recurrent_activation": UNIT_WISE,
+    "mask": [None, "right", "left", "holes", "rows", "all", "integers", "column"],
+    "initial_state": [None, "list", "tuple", "bare"],
+    "input": ["C", "F", "strided", "read-only", "float64", "integers"],
+    "dtype": ["float32", "float64"],
+    **{flag: [False, True] for flag in FLAGS},
+}
+
+
+# The usual activations stay calm over long sequences and large layers.
+USUAL = {
+    "units": [1, 2, 5, 8, 13, 16, 20, 31, 32, 33, 48, 63, 64, 70, 100, 130],
+    "features": [1, 2, 7, 16, 33, 70, 128],
+    "batch": [1, 2, 3, 4, 6, 8, 11, 32, 65],
+    "steps": [1, 2, 5, 12, 31, 64],
+    "activation": ["tanh", "relu", "sigmoid", "linear", "hard_sigmoid"],
+    "recurrent_activation": ["sigmoid", "hard_sigmoid", "tanh"],
+}
+
+
+def pairwise(options, seed):
+    """Return cases in which any two values of any two options meet at least once.
+
+    Each case starts from a pair that has not met yet; the best of a few random completions joins.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = [len(values) for values in options.values()]
+    columns = list(itertools.combinations(range(len(sizes)), 2))
+    waiting = {(a, b, i, j) for a, b in columns for i in range(sizes[a]) for j in range(sizes[b])}
+    queue = sorted(waiting, key=lambda pair: (-sizes[pair[0]] * sizes[pair[1]], pair))
+    cases = []
+    for a, b, i, j in queue:
+        if (a, b, i, j) not in waiting:
+            continue
+        candidates = rng.integers(0, sizes, (8, len(sizes)))
+        candidates[:, [a, b]] = i, j
+        met = [{(a, b, row[a], row[b]) for a, b in columns} for row in candidates.tolist()]
+        best = max(range(len(met)), key=lambda n: len(met[n] & waiting))
+        waiting -= met[best]
+        chosen = zip(options.items(), candidates[best], strict=True)
+        cases.append({name: values[n] for (name, values), n in chosen})
+    return cases
+
+
+def arranged(array, kind):
+    """Return the same numbers in another memory layout or type."""
+    if kind == "F":
+        return np.asfortranarray(array)
+    if kind == "strided":
+        wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
+        wide[..., ::2] = array
+        return wide[..., ::2]
+    if kind == "float64":
+        return array.astype("float64")
+    if kind == "integers":
+        return np.rint(array).astype("int64")
+    array = array.copy()
+    array.flags.writeable = kind != "read-only"
+    return array
+
+
+def masked(kind, batch, steps, rng):
+    """Return a mask of the pattern `kind`, True where a step counts."""
+    lengths = rng.integers(0, steps + 1, (batch, 1))
+    mask = rng.random((batch, steps)) < 0.6
+    if kind == "right":
+        mask = np.arange(steps) < lengths
+    elif kind == "left":
+        mask = np.arange(steps) >= lengths
+    elif kind == "rows":
+        mask[::2] = False
+    elif kind == "all":
+        mask[:] = False
+    elif kind == "integers":
+        mask = mask.astype("int32")
+    elif kind == "column":
+        mask = mask[:, :, None]
+    return mask
+
+
+def as_on_tensorflow(output, mask, layer):
+    """Correct what Keras gives on its NumPy backend to what TensorFlow and torch give.
+
+    A masked step repeats the previous output. Where there is none, NumPy takes the initial state
+    and the others zeros. And NumPy ignores zero_output_for_mask when it unrolls.
+    """
+    if mask is None:
+        return output
+    counts = mask.reshape(mask.shape[:2]).astype(bool)
+    if layer.go_backwards:
+        counts = counts[:, ::-1]
+    blank = ~(counts if layer.zero_output_for_mask else np.logical_or.accumulate(counts, axis=1))
+    if not layer.return_sequences:
+        blank = blank[:, -1]
+    return np.where(blank[..., None], 0, output)
+
+
+def keras_results(layer, calls):
+    """Return the corrected results of Keras's `layer` for successive calls, a flat list each."""
+    results = []
+    for x, mask, initial_state in calls:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = layer(x, mask=mask, initial_state=initial_state)
+        output, *states = result if layer.return_state else [result]
+        results.append([as_on_tensorflow(output, mask, layer), *states])
+    return results
+
+
+def layer_arguments(case):
+    arguments = {name: case[name] for name in ("units", "activation", "dtype", *FLAGS)}
+    if case["layer"] != "SimpleRNN":
+        arguments["recurrent_activation"] = case["recurrent_activation"]
+    name, *reset_before = case["layer"].split(maxsplit=1)
+    if reset_before:
+        arguments["reset_after"] = False
+    return name, arguments
+
+
+def random_weights(layer, rng, strength=1.0):
+    scales = (strength / np.sqrt(w.shape[0]) if w.ndim > 1 else 0.3 for w in layer.weights)
+    return [
+        rng.normal(0, scale, w.shape).astype("float32")
+        for scale, w in zip(scales, layer.weights, strict=True)
+    ]
+
+
+def built(module, case, dtype=None):
+    name, arguments = layer_arguments(case)
+    layer = getattr(module.layers, name)(**arguments | {"dtype": dtype or case["dtype"]})
+    layer.build((case["batch"], case["steps"], case["features"]))
+    return layer
+
+
+def calls_for(case, rng):
+    """Return the arguments of one call, or of three for a stateful layer."""
+    calls = []
+    for number in range(3 if case["stateful"] else 1):
+        x = rng.normal(size=(case["batch"], case["steps"], case["features"])).astype("float32")
+        mask = case["mask"] and masked(case["mask"], case["batch"], case["steps"], rng)
+        state = None
+        if case["initial_state"] and number == 0:
+            count = 2 if case["layer"] == "LSTM" else 1
+            state = list(rng.normal(size=(count, case["batch"], case["units"])).astype("float32"))
+            if case["initial_state"] == "bare" and count == 1:
+                state = state[0]
+            elif case["initial_state"] != "list":
+                state = tuple(state)
+        calls.append((arranged(x, case["input"]), mask, state))
+    return calls
+
+
+def largest(arrays):
+    return np.max([np.abs(array).max(initial=0) for array in arrays])
+
+
+def judged(case, rng):
+    """Return weights, calls and Keras's results; tame and short ones if the activation explodes."""
+    for strength in 0.7 ** np.arange(20):
+        judge = built(keras, case, "float64")
+        weights = random_weights(judge, rng, strength)
+        judge.set_weights(weights)
+        calls = calls_for(case, rng)
+        results = keras_results(judge, calls)
+        if np.max([largest(result) for result in results]) < 4:
+            break
+        case["steps"] = max(1, case["steps"] // 2)
+    return weights, calls, results
+
+
+def reference_results(case, weights, calls):
+    """Return what the NumPy oracle gives for one call."""
+    name, arguments = layer_arguments(case)
+    functions = [
+        activations.get(arguments[key])
+        for key in ("activation", "recurrent_activation")
+        if key in arguments
+    ]
+    kernels = [w.astype(case["dtype"]) for w in weights] + [None] * (3 - len(weights))
+    flags = [arguments["reset_after"]] if "reset_after" in arguments else [True] * (name == "GRU")
+    cell = getattr(reference, name)(*kernels, *functions, *flags)
+    x, mask, states = calls[0]
+    zeros = np.zeros((cell.n_states, case["batch"], case["units"]), case["dtype"])
+    if case["initial_state"] == "bare" and cell.n_states == 1:
+        states = [states]
+    output, states = reference.recurrence(
+        cell.step,
+        x.astype(case["dtype"]),
+        tuple(zeros if states is None else np.asarray(states, case["dtype"])),
+        None if mask is None else mask.reshape(mask.shape[:2]).astype(bool),
+        return_sequences=case["return_sequences"],
+        go_backwards=case["go_backwards"],
+        zero_output_for_mask=case["zero_output_for_mask"],
+    )
+    return [output, *states] if case["return_state"] else [output]
+
+
+def assert_results(got, expected, case):
+    """Assert equal shapes, the layer's dtype and equal values."""
+    assert [a.shape for a in got] == [a.shape for a in expected], case
+    assert {a.dtype for a in got} == {np.dtype(case["dtype"])}, case
+    tolerance = max(1, largest(expected)) * (1e-10 if case["dtype"] == "float64" else 1e-5)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance, err_msg=str(case))
+
+
+CASES = pairwise(OPTIONS, seed=2) + pairwise(OPTIONS | USUAL, seed=3)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_sweep(number):
+    case = CASES[number]
+    weights, calls, results = judged(case, np.random.default_rng(number))
+    assert_results(reference_results(case, weights, calls), results[0], case)
+    layer = built(fastrnn, case)
+    layer.set_weights(weights)
+    before = repr(calls)
+    for (x, mask, state), expected in zip(calls, results, strict=True):
+        result = layer(x, mask=mask, initial_state=state)
+        assert isinstance(result, tuple if case["return_state"] else np.ndarray)
+        assert_results(list(result) if case["return_state"] else [result], expected, case)
+    assert repr(calls) == before
+
+
+@pytest.mark.parametrize("name", ["SimpleRNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("return_state", [False, True])
+def test_reset_state_starts_anew(name, return_state, rng):
+    arguments = {"units": 9, "stateful": True, "return_state": return_state}
+    layers = [getattr(module.layers, name)(**arguments) for module in (keras, fastrnn)]
+    for layer in layers:
+        layer.build((3, 5, 2))
+    layers[1].set_weights(layers[0].get_weights())
+    x = rng.normal(size=(6, 3, 5, 2)).astype("float32")
+    for n, reset in enumerate([None, "reset_state", None, "reset_states", None, None]):
+        if reset:
+            for layer in layers:
+                getattr(layer, reset)()
+        expected, got = (layer(x[n]) for layer in layers)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", [name for name in KERAS_ACTIVATIONS if name != "threshold"])
+def test_activation_layer(name, dtype, rng):
+    layer = fastrnn.layers.Activation(name, dtype=dtype)
+    judge = keras.layers.Activation(name, dtype=dtype)
+    for shape in [(0, 4), (1, 2), (3, 6), (2, 5, 4), (2, 3, 2, 8)]:
+        x = (3 * rng.normal(size=shape)).astype(dtype)
+        assert_results([layer(x)], [judge(x)], {"dtype": dtype, "shape": shape})
+
+
+DENSE = {
+    "units": [2, 4, 6, 8, 14, 16, 18, 32, 34, 100],
+    "features": [1, 2, 3, 7, 8, 16, 17, 40],
+    "leading": [(0,), (1,), (2,), (13,), (64,), (3, 5), (2, 1, 4)],
+    "activation": [None, *(name for name in KERAS_ACTIVATIONS if name != "threshold")],
+    "use_bias": [False, True],
+    "input": OPTIONS["input"],
+    "dtype": OPTIONS["dtype"],
+}
+DENSE_CASES = pairwise(DENSE, seed=4)
+
+
+@pytest.mark.parametrize("number", range(len(DENSE_CASES)))
+def test_dense(number):
+    case = DENSE_CASES[number]
+    rng = np.random.default_rng(number)
+    arguments = {name: case[name] for name in ("units", "activation", "use_bias")}
+    judge = keras.layers.Dense(**arguments, dtype="float64")
+    layer = fastrnn.layers.Dense(**arguments, dtype=case["dtype"])
+    for each in (judge, layer):
+        each.build((None, case["features"]))
+    weights = random_weights(judge, rng)
+    judge.set_weights(weights)
+    layer.set_weights(weights)
+    x = rng.normal(size=(*case["leading"], case["features"])).astype("float32")
+    x = arranged(x, case["input"])
+    before = x.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = judge(x)
+    assert_results([layer(x)], [expected], case)
+    np.testing.assert_array_equal(x, before)
+
+
+# What the documents of Keras promise, without Keras.
+
+RECURRENT = ["SimpleRNN", "LSTM", "GRU"]
+
+
+def sequence_layer(name, **arguments):
+    layer = getattr(fastrnn.layers, name)(3, return_state=True, **arguments)
+    layer.build((2, 4, 2))
+    return layer
+
+
+@pytest.fixture
+def x(rng):
+    return rng.normal(size=(2, 4, 2)).astype("float32")
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_masked_steps_repeat_the_output_and_zeros_where_there_is_none(name, unroll, x, rng):
+    layer = sequence_layer(name, return_sequences=True, unroll=unroll)
+    mask = np.array([[False, True, False, True], [False, False, False, False]])
+    states = list(rng.normal(size=(len(layer(x)) - 1, 2, 3)).astype("float32"))
+    output, *final = layer(x, mask=mask, initial_state=states)
+    short, *short_final = layer(x[:, 1::2], initial_state=states)
+    np.testing.assert_array_equal(output[0, 0], 0)
+    np.testing.assert_allclose(output[0, 1:], short[0, [0, 0, 1]], atol=1e-6)
+    np.testing.assert_array_equal(output[1], 0)
+    for ours, expected, initial in zip(final, short_final, states, strict=True):
+        np.testing.assert_allclose(ours[0], expected[0], atol=1e-6)
+        np.testing.assert_array_equal(ours[1], initial[1])
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_zero_output_for_mask_zeroes_outputs_and_not_states(name, unroll, x):
+    mask = np.array([[True, False, True, False], [True, True, True, False]])
+    options = {"zero_output_for_mask": True, "unroll": unroll}
+    layer = sequence_layer(name, return_sequences=True, **options)
+    last = sequence_layer(name, **options)
+    last.set_weights(layer.get_weights())
+    output, *states = layer(x, mask=mask)
+    np.testing.assert_array_equal(output[~mask], 0)
+    assert np.all(output[mask] != 0)
+    last_output, *last_states = last(x, mask=mask)
+    np.testing.assert_array_equal(last_output, 0)
+    assert all(np.all(state != 0) for state in states)
+    np.testing.assert_array_equal(last_states, states)
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_go_backwards_is_the_reversed_input(name, x):
+    layer = sequence_layer(name, return_sequences=True, go_backwards=True)
+    forwards = sequence_layer(name, return_sequences=True)
+    forwards.set_weights(layer.get_weights())
+    mask = np.array([[True, True, False, True], [False, True, True, True]])
+    for got, expected in zip(
+        layer(x, mask=mask), forwards(x[:, ::-1], mask=mask[:, ::-1]), strict=True
+    ):
+        np.testing.assert_array_equal(got, expected)
