@@ -241,7 +241,7 @@ def test_a_users_class():
     KerasMine.__name__ = "Mine"
     described = initializers.serialize(Mine())
     assert described == keras.initializers.serialize(KerasMine())
-    with pytest.raises(ValueError, match="unknown initializer.*Mine"):
+    with pytest.raises(ValueError, match=r"unknown initializer.*Mine"):
         initializers.get(described)
     with pytest.raises(NotImplementedError, match="Mine does not say"):
         Mine()((2,))
