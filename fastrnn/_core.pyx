@@ -20,6 +20,8 @@ cdef extern from "vector.h" nogil:
         TILE_ROWS "FASTRNN_TILE_ROWS"
         TILE_VECTORS "FASTRNN_TILE_VECTORS"
         REAL_BITS "FASTRNN_REAL_BITS"
+    int VECTOR_SIZE "FASTRNN_VECTOR_BYTES"
+    bint cpu_supports "cpu_has"(const char* level)
     real ROUNDER "FASTRNN_ROUNDER"
     vec load(const real* address)
     void store(real* address, vec value)
@@ -34,6 +36,13 @@ cdef extern from "vector.h" nogil:
 
 cdef int REAL_TYPE = cnp.NPY_FLOAT64 if REAL_BITS == 64 else cnp.NPY_FLOAT32
 DTYPE = np.dtype(np.float64 if REAL_BITS == 64 else np.float32)
+VECTOR_BYTES = VECTOR_SIZE
+
+
+def cpu_has(level):
+    """Return whether this CPU can run the build named `level`: "base", "v3" or "v4"."""
+    return cpu_supports(level.encode())
+
 
 include "kernels/tuning.pxi"
 include "kernels/activations.pxi"

@@ -284,6 +284,13 @@ cdef struct Call:
     size_t scratch       # where the steps' workspace starts in a part
 
 
+cdef struct Input:
+    int buffer
+    bint mask
+    int ndim             # with the batch; -1 for any
+    Py_ssize_t dims[MAX_DIMS]  # without the batch; -1 for any
+
+
 cdef class Program:
     """Steps over numbered buffers, compiled; immutable, and safe to run from many threads at once.
 
@@ -299,29 +306,44 @@ cdef class Program:
     """
     cdef int n_buffers
     cdef int n_steps
+    cdef int n_inputs
     cdef tuple steps
-    cdef tuple inputs
     cdef tuple outputs
-    cdef frozenset masks
     cdef Operation* operations
+    cdef Input* inputs
     cdef list arenas     # free ones; append and pop are atomic, so no lock
 
     def __cinit__(self, int n_buffers, steps, inputs, outputs, masks=()):
         cdef Step step
         cdef int number
         self.n_buffers = n_buffers
-        self.steps, self.inputs, self.outputs, self.masks = tuple(steps), tuple(inputs), tuple(outputs), frozenset(masks)
-        self.n_steps = <int>len(self.steps)
+        self.steps, self.outputs = tuple(steps), tuple(outputs)
+        self.n_steps, self.n_inputs = <int>len(self.steps), <int>len(inputs)
         self.arenas = []
         self.operations = <Operation*>PyMem_Malloc(max(1, self.n_steps) * sizeof(Operation))
-        if self.operations == NULL:
+        self.inputs = <Input*>PyMem_Malloc(max(1, self.n_inputs) * sizeof(Input))
+        if self.operations == NULL or self.inputs == NULL:
             raise MemoryError
+        for number in range(self.n_inputs):
+            self.inputs[number].buffer = inputs[number]
+            self.inputs[number].mask = inputs[number] in masks
+            self.inputs[number].ndim = -1
         for number in range(self.n_steps):
             step = self.steps[number]
             self.operations[number] = step.operation
 
     def __dealloc__(self):
         PyMem_Free(self.operations)
+        PyMem_Free(self.inputs)
+
+    def expect(self, shapes):
+        """Let `run` take inputs of these shapes only: tuples with the batch, None for an unknown size."""
+        cdef int number, axis
+        for number in range(self.n_inputs):
+            self.inputs[number].ndim = <int>len(shapes[number])
+            for axis in range(1, self.inputs[number].ndim):
+                size = shapes[number][axis]
+                self.inputs[number].dims[axis - 1] = -1 if size is None else size
 
     def run(self, arrays):
         """Run the steps.
@@ -359,19 +381,17 @@ cdef class Program:
         cdef int number
         for number in range(self.n_buffers):
             outside[number] = NULL
-        if cnp.PyArray_Check(arrays):
-            if len(self.inputs) != 1:
-                return None
-            batch = self.bind(<cnp.ndarray>arrays, self.inputs[0], batch, shapes, outside)
-        else:
-            if len(arrays) != len(self.inputs):
-                return None
-            for array, buffer in zip(arrays, self.inputs):
-                batch = self.bind(array, buffer, batch, shapes, outside)
-                if batch < 0:
-                    return None
-        if batch < 0:
+        if not isinstance(arrays, tuple):
+            arrays = (arrays,)
+        if len(<tuple>arrays) != self.n_inputs:
             return None
+        for number in range(self.n_inputs):
+            array = (<tuple>arrays)[number]
+            if not cnp.PyArray_Check(array):
+                return None
+            batch = self.bind(<cnp.ndarray>array, number, batch, shapes, outside)
+            if batch < 0:
+                return None
         for number in range(self.n_steps):
             if not self.operations[number].infer(self.operations[number].layer, shapes):
                 return None
@@ -384,26 +404,30 @@ cdef class Program:
         return results
 
     cdef Py_ssize_t bind(
-        self, cnp.ndarray array, int buffer, Py_ssize_t batch, Shape* shapes, char** outside,
+        self, cnp.ndarray array, int number, Py_ssize_t batch, Shape* shapes, char** outside,
     ) except -2:
-        """Make `array` the buffer; returns the batch size, or -1 if the array is not of the form that `run` takes."""
+        """Make `array` an input; returns the batch size, or -1 if the array is not of the form that `run` takes."""
+        cdef Input* expected = &self.inputs[number]
+        cdef int buffer = expected.buffer
         cdef int ndim = cnp.PyArray_NDIM(array), axis
         cdef int kind = cnp.PyArray_TYPE(array)
         cdef Shape* shape = &shapes[buffer]
-        if ndim < 1 or ndim > MAX_DIMS or not cnp.PyArray_ISCARRAY_RO(array):
+        if ndim < 1 or ndim > MAX_DIMS or (expected.ndim >= 0 and ndim != expected.ndim) or not cnp.PyArray_ISCARRAY_RO(array):
             return -1
         if batch >= 0 and cnp.PyArray_DIM(array, 0) != batch:
             return -1
         shape.item = sizeof(real)
         if kind != REAL_TYPE:
-            if (kind != cnp.NPY_BOOL and kind != cnp.NPY_UINT8) or buffer not in self.masks:
+            if not expected.mask or (kind != cnp.NPY_BOOL and kind != cnp.NPY_UINT8):
                 return -1
             shape.item = 1
-        elif self.masks and buffer in self.masks:
+        elif expected.mask:
             return -1
         shape.ndim = ndim - 1
         shape.size = 1
         for axis in range(1, ndim):
+            if expected.ndim >= 0 and expected.dims[axis - 1] >= 0 and cnp.PyArray_DIM(array, axis) != expected.dims[axis - 1]:
+                return -1
             shape.dims[axis - 1] = cnp.PyArray_DIM(array, axis)
             shape.size *= cnp.PyArray_DIM(array, axis)
         outside[buffer] = cnp.PyArray_BYTES(array)

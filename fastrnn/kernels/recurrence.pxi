@@ -169,7 +169,7 @@ cdef void run_recurrence(
         work.active[row] = row
     load_states(layer, data, rows, state)
     if mask != NULL:
-        memset(work.started, 0, rows)
+        memset(work.started, 0, <size_t>rows)
     for step in range(steps):
         t = steps - 1 - step if layer.go_backwards else step
         if work.hoisted_steps:
@@ -218,9 +218,8 @@ cdef void load_states(const Recurrence* layer, char** data, Py_ssize_t rows, Sta
     cdef real* target
     for number in range(2 if layer.cell.kind == LSTM else 1):
         target = state.h if number == 0 else state.c
-        if layer.initial[number] == NONE:
-            memset(target, 0, rows * state.stride * sizeof(real))
-        else:
+        memset(target, 0, rows * state.stride * sizeof(real))
+        if layer.initial[number] != NONE:
             for row in range(rows):
                 memcpy(target + row * state.stride, <real*>data[layer.initial[number]] + row * units,
                        units * sizeof(real))

@@ -7,7 +7,9 @@
 #ifndef FASTRNN_VECTOR_H
 #define FASTRNN_VECTOR_H
 
+#include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #if FASTRNN_REAL_BITS == 64
 typedef double real;
@@ -18,6 +20,20 @@ typedef float real;
 typedef int32_t real_bits;
 #define FASTRNN_MANTISSA_BITS 23
 #endif
+
+/* Whether this CPU, and its operating system, can run the build that setup.py calls `level`. */
+static bool cpu_has(const char *level) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    if (strcmp(level, "v3") == 0) return v3;
+    if (strcmp(level, "v4") == 0)
+        return v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl");
+#endif
+    return strcmp(level, "base") == 0;
+}
 
 /* TILE_ROWS x 4 accumulators and one row of weights fill the registers: 32 of them with AVX-512 and NEON, else 16. */
 #if defined(__AVX512F__)

@@ -1,0 +1,35 @@
+"""fastrnn: recurrent models trained in Keras, run fast on a CPU without Keras.
+
+    import fastrnn
+    model = fastrnn.load_model("model.keras")
+    y = model.predict(x)
+
+Data flows one way: a file (`saving`) gives configs and weights, these make layers (`layers`) and a model (`model`),
+which write a plan (`plan`), which the compiled core (`_core.pyx`) runs on arrays. `reference` holds the same
+mathematics in NumPy.
+"""
+
+from fastrnn import layers
+from fastrnn._dispatch import get_num_threads, set_num_threads, show_config
+from fastrnn.errors import ModelFormatError, UnsupportedLayerError
+from fastrnn.layers import Input
+from fastrnn.model import Functional, Model, Sequential
+from fastrnn.saving import from_keras, load_model
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Functional",
+    "Input",
+    "Model",
+    "ModelFormatError",
+    "Sequential",
+    "UnsupportedLayerError",
+    "__version__",
+    "from_keras",
+    "get_num_threads",
+    "layers",
+    "load_model",
+    "set_num_threads",
+    "show_config",
+]

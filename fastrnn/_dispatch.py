@@ -1,0 +1,131 @@
+"""Which build of the core runs here, and on how many threads: the one place where both are decided."""
+
+import functools
+import importlib
+import importlib.util
+import os
+import platform
+
+import numpy as np
+
+ISA_VARIABLE = "FASTRNN_ISA"
+LEVELS = ("v4", "v3", "base")  # best first; v3 is AVX2 with FMA, v4 AVX-512, as in x86-64-v3 and -v4
+
+
+def _module_name(level, bits):
+    return f"fastrnn._core_{level}_f{bits}"
+
+
+def _built_levels():
+    return [level for level in LEVELS if importlib.util.find_spec(_module_name(level, 32))]
+
+
+@functools.cache
+def isa():
+    """Return the instruction set in use: "base", "v3" or "v4".
+
+    It is the best one that was built and that the CPU has, or what the environment variable FASTRNN_ISA says.
+
+    Raises
+    ------
+    ImportError
+        If FASTRNN_ISA names one that was not built or that the CPU lacks, or none was built.
+    """
+    built = _built_levels()
+    if not built:
+        raise ImportError("fastrnn's compiled core is missing; install the package with pip, or run `make build`")
+    base = importlib.import_module(_module_name("base", 32))
+    available = [level for level in built if base.cpu_has(level)]
+    forced = os.environ.get(ISA_VARIABLE)
+    if forced is None:
+        return available[0]
+    if forced not in available:
+        raise ImportError(f"{ISA_VARIABLE}={forced}: expected one of {', '.join(available)} on this machine")
+    return forced
+
+
+_loaded = {}
+
+
+def core(dtype):
+    """Return the core's build for `dtype`, float32 or float64."""
+    bits = 8 * np.dtype(dtype).itemsize
+    module = _loaded.get(bits)
+    if module is None:
+        module = importlib.import_module(_module_name(isa(), bits))
+        module.set_num_threads(_threads)
+        _loaded[bits] = module
+    return module
+
+
+def _default_threads():
+    requested = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if requested.isdigit() and int(requested) > 0:
+        return int(requested)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_threads = _default_threads()
+
+
+def set_num_threads(n):
+    """Let every call of this process use at most `n` threads.
+
+    The default is OMP_NUM_THREADS, or the number of CPUs that the process may run on. Small calls use one thread
+    whatever `n` is.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    ValueError
+        If `n` is not a positive integer.
+    """
+    global _threads
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise ValueError(f"expected a positive integer as the number of threads; got {n!r}")
+    _threads = int(n)
+    for module in _loaded.values():
+        module.set_num_threads(_threads)
+
+
+def get_num_threads():
+    """Return the most threads that a call may use."""
+    return _threads
+
+
+# GNU OpenMP hangs in a child that was forked after its parent had started threads (GCC bug 58378).
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: set_num_threads(1))
+
+
+def show_config():
+    """Print what runs here: versions, instruction sets, threads and BLAS.
+
+    Returns
+    -------
+    dict
+        The same as strings, numbers and lists.
+    """
+    import scipy
+
+    from fastrnn import __version__
+
+    config = {
+        "fastrnn": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "machine": platform.machine(),
+        "isa": isa(),
+        "isa_built": _built_levels(),
+        "vector_bytes": core(np.float32).VECTOR_BYTES,
+        "threads": get_num_threads(),
+        "blas": "{name} {version}".format(**scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]),
+    }
+    for name, value in config.items():
+        print(f"{name:13} {value}")
+    return config

@@ -1,0 +1,243 @@
+"""Keras's core layers: Input, Dense, Activation, Dropout."""
+
+import numpy as np
+
+from fastrnn import activations, initializers, plan
+from fastrnn.errors import UnsupportedLayerError
+from fastrnn.layers.base import Layer
+
+
+class InputLayer(Layer):
+    """The input of a model.
+
+    Parameters
+    ----------
+    shape : tuple of int or None, optional
+        Without the batch.
+    batch_size : int, optional
+    dtype : str, optional
+    sparse, ragged : bool
+        Not supported.
+    batch_shape : tuple of int or None, optional
+        With the batch, instead of `shape` and `batch_size`.
+    name : str, optional
+    optional : bool
+        Kept for the config.
+
+    Raises
+    ------
+    ValueError
+        Unless exactly one of `shape` and `batch_shape` is given.
+    UnsupportedLayerError
+        For sparse or ragged inputs.
+    """
+
+    arguments = ("batch_shape", "sparse", "ragged", "optional")
+
+    def __init__(
+        self,
+        shape=None,
+        batch_size=None,
+        dtype=None,
+        sparse=None,
+        ragged=None,
+        batch_shape=None,
+        input_tensor=None,
+        optional=False,
+        name=None,
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        if (shape is None) == (batch_shape is None):
+            raise ValueError(f"expected one of shape and batch_shape; got {shape!r} and {batch_shape!r}")
+        if sparse or ragged or input_tensor is not None:
+            raise UnsupportedLayerError(f"input {self.name!r}: sparse, ragged and tensor inputs are not supported")
+        self.batch_shape = (batch_size, *shape) if batch_shape is None else tuple(batch_shape)
+        # What the caller passes is converted by the layer that reads it, so any dtype does.
+        self.input_dtype = "float32" if dtype is None else dtype
+        self.sparse, self.ragged, self.optional = bool(sparse), bool(ragged), bool(optional)
+        self.built = True
+
+    def get_config(self):
+        config = super().get_config()
+        del config["trainable"]
+        return {**config, "dtype": self.input_dtype}
+
+    def lower(self, builder, x):
+        return x
+
+
+def Input(shape=None, batch_size=None, dtype=None, sparse=None, batch_shape=None, name=None, **kwargs):
+    """Return an `InputLayer`; the arguments are its."""
+    return InputLayer(shape, batch_size, dtype, sparse, batch_shape=batch_shape, name=name, **kwargs)
+
+
+class Dense(Layer):
+    """activation(x @ kernel + bias) over the last axis.
+
+    Parameters
+    ----------
+    units : int
+    activation : str or callable, optional
+    use_bias : bool
+    kernel_initializer, bias_initializer : str, dict or callable
+    kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint : optional
+        Kept for the config.
+    lora_rank, lora_alpha, quantization_config : None
+        Not supported.
+
+    Notes
+    -----
+    Weights: kernel (features, units), bias (units,).
+    """
+
+    arguments = (
+        "units",
+        "activation",
+        "use_bias",
+        "kernel_initializer",
+        "bias_initializer",
+        "kernel_regularizer",
+        "bias_regularizer",
+        "kernel_constraint",
+        "bias_constraint",
+        "quantization_config",
+    )
+
+    def __init__(
+        self,
+        units,
+        activation=None,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        lora_rank=None,
+        lora_alpha=None,
+        quantization_config=None,
+        **kwargs,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        if lora_rank or quantization_config is not None:
+            raise UnsupportedLayerError(f"layer {self.name!r}: LoRA and quantized Dense layers are not supported")
+        self.units = positive_integer(units, f"layer {self.name!r}: units")
+        self.activation = activations.get(activation)
+        self.use_bias = use_bias
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer, self.bias_regularizer = kernel_regularizer, bias_regularizer
+        self.kernel_constraint, self.bias_constraint = kernel_constraint, bias_constraint
+        self.quantization_config = quantization_config
+
+    @property
+    def kernel(self):
+        """ndarray, shape (features, units)."""
+        return self._weights["kernel"]
+
+    @property
+    def bias(self):
+        """ndarray, shape (units,), or None."""
+        return self._weights.get("bias")
+
+    def build(self, input_shape):
+        self.add_weight((input_shape[-1], self.units), self.kernel_initializer, "kernel")
+        if self.use_bias:
+            self.add_weight((self.units,), self.bias_initializer, "bias")
+        super().build(input_shape)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+    def _check_input(self, shape):
+        if len(shape) < 2:
+            raise ValueError(f"layer {self.name!r}: expected an input (batch, ..., features); got shape {tuple(shape)}")
+        if self.built and shape[-1] != self.kernel.shape[0]:
+            raise ValueError(
+                f"layer {self.name!r}: expected {self.kernel.shape[0]} features; got an input of shape {tuple(shape)}"
+            )
+
+    def lower(self, builder, x):
+        y = builder.value(self.compute_output_shape(x.shape), x.mask)
+        inside = self.activation if plan.is_elementwise(self.activation) else activations.linear
+        builder.add(plan.Dense((x.buffer,), (y.buffer,), self.compute_dtype, self.kernel, self.bias, inside))
+        return y if inside is self.activation else activate(builder, y, self.activation, self.compute_dtype)
+
+
+def positive_integer(value, what):
+    """Return `value` as an int.
+
+    Raises
+    ------
+    ValueError
+        If it is not a positive integer.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{what}: expected a positive integer; got {value!r}")
+    return int(value)
+
+
+def activate(builder, x, activation, dtype):
+    """Write the step activation(x); returns its value."""
+    if activation is activations.linear:
+        return x
+    y = builder.value(_shape_after(activation, x.shape), x.mask)
+    builder.add(plan.Activate((x.buffer,), (y.buffer,), dtype, activation))
+    return y
+
+
+def _shape_after(activation, shape):
+    """The shape that an activation makes of `shape`: another one for `glu`, or for a function of the user's."""
+    tried = np.shape(activation(np.zeros([size or 1 for size in shape], np.float32)))
+    return tuple(None if size is None else new for size, new in zip(shape, tried, strict=True))
+
+
+class Activation(Layer):
+    """activation(x).
+
+    Parameters
+    ----------
+    activation : str or callable
+    """
+
+    arguments = ("activation",)
+
+    def __init__(self, activation, **kwargs):
+        super().__init__(**kwargs)
+        self.activation = activations.get(activation)
+
+    def compute_output_shape(self, input_shape):
+        return _shape_after(self.activation, input_shape)
+
+    def lower(self, builder, x):
+        return activate(builder, x, self.activation, self.compute_dtype)
+
+
+class Dropout(Layer):
+    """The identity, as in inference.
+
+    Parameters
+    ----------
+    rate : float
+        Between 0 and 1; `training=True` is an error if it is not 0.
+    noise_shape, seed : optional
+        Kept for the config.
+    """
+
+    arguments = ("rate", "seed", "noise_shape")
+
+    def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= rate <= 1:
+            raise ValueError(f"layer {self.name!r}: expected a rate between 0 and 1; got {rate!r}")
+        self.rate, self.noise_shape, self.seed = rate, noise_shape, seed
+
+    def _refuse_training(self, training):
+        if training and self.rate:
+            raise ValueError(f"layer {self.name!r}: fastrnn runs inference only, so training=True cannot drop inputs")
+
+    def lower(self, builder, x):
+        return x

@@ -1,0 +1,169 @@
+"""Keras's SimpleRNN and its cell."""
+
+from fastrnn import reference
+from fastrnn.layers.rnn import RNN, RecurrentCell
+
+
+class SimpleRNNCell(RecurrentCell):
+    """One step of a SimpleRNN; states [h].
+
+    Parameters
+    ----------
+    units : int
+    activation : str or callable
+    use_bias : bool
+    kernel_initializer, recurrent_initializer, bias_initializer : str, dict or callable
+    kernel_regularizer, recurrent_regularizer, bias_regularizer : optional
+    kernel_constraint, recurrent_constraint, bias_constraint : optional
+    dropout, recurrent_dropout : float
+    seed : optional
+        Like the regularizers and constraints kept for the config; `training=True` with dropout is an error.
+    **kwargs
+        `Layer`'s arguments.
+
+    Notes
+    -----
+    Weights: kernel (features, units), recurrent_kernel (units, units), bias (units,).
+    """
+
+    arguments = (
+        "units",
+        "activation",
+        "use_bias",
+        "kernel_initializer",
+        "recurrent_initializer",
+        "bias_initializer",
+        "kernel_regularizer",
+        "recurrent_regularizer",
+        "bias_regularizer",
+        "kernel_constraint",
+        "recurrent_constraint",
+        "bias_constraint",
+        "dropout",
+        "recurrent_dropout",
+        "seed",
+    )
+    n_gates = 1
+    n_states = 1
+
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        recurrent_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        recurrent_constraint=None,
+        bias_constraint=None,
+        dropout=0.0,
+        recurrent_dropout=0.0,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self._take_arguments(
+            units,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            recurrent_initializer=recurrent_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            recurrent_regularizer=recurrent_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            recurrent_constraint=recurrent_constraint,
+            bias_constraint=bias_constraint,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            seed=seed,
+        )
+
+    def recurrence(self):
+        return reference.SimpleRNN(self.kernel, self.recurrent_kernel, self.bias, self.activation), "simple_rnn"
+
+
+class SimpleRNN(RNN):
+    """A fully-connected RNN whose output is its state: h' = activation(x W + b + h R), over time.
+
+    Parameters
+    ----------
+    units : int
+    activation : str or callable
+    use_bias : bool
+    kernel_initializer, recurrent_initializer, bias_initializer : str, dict or callable
+    kernel_regularizer, recurrent_regularizer, bias_regularizer, activity_regularizer : optional
+    kernel_constraint, recurrent_constraint, bias_constraint : optional
+    dropout, recurrent_dropout : float
+    seed : optional
+        Like the regularizers and constraints kept for the config; `training=True` with dropout is an error.
+    return_sequences, return_state, go_backwards, stateful, unroll : bool
+        As in `RNN`.
+    **kwargs
+        `zero_output_for_mask`, as in `RNN`, and `Layer`'s arguments.
+
+    Notes
+    -----
+    Weights: kernel (features, units), recurrent_kernel (units, units), bias (units,).
+    """
+
+    arguments = SimpleRNNCell.arguments + ("activity_regularizer",)
+
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        recurrent_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        recurrent_constraint=None,
+        bias_constraint=None,
+        dropout=0.0,
+        recurrent_dropout=0.0,
+        seed=None,
+        return_sequences=False,
+        return_state=False,
+        go_backwards=False,
+        stateful=False,
+        unroll=False,
+        **kwargs,
+    ):
+        cell = SimpleRNNCell(
+            units,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            recurrent_initializer=recurrent_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            recurrent_regularizer=recurrent_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            recurrent_constraint=recurrent_constraint,
+            bias_constraint=bias_constraint,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            seed=seed,
+            dtype=kwargs.get("dtype"),
+        )
+        super().__init__(
+            cell,
+            return_sequences=return_sequences,
+            return_state=return_state,
+            go_backwards=go_backwards,
+            stateful=stateful,
+            unroll=unroll,
+            activity_regularizer=activity_regularizer,
+            **kwargs,
+        )

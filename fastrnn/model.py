@@ -1,0 +1,636 @@
+"""Models: layers connected to a graph, compiled to a plan on first use."""
+
+import numpy as np
+
+from fastrnn.errors import UnsupportedLayerError
+from fastrnn.layers import REGISTRY, InputLayer
+from fastrnn.layers.base import Layer, to_mask, to_numeric
+from fastrnn.layers.rnn import RNN
+from fastrnn.plan import Builder, Executable
+from fastrnn.saving.spec import LayerSpec, ModelSpec, TensorRef
+
+ROWS_BETWEEN_NUMPY_STEPS = 1024
+"""Rows that `predict` passes at once through a plan with steps in NumPy, whose intermediate arrays take memory."""
+
+
+def map_structure(function, structure):
+    """Return `structure` with `function` applied to what its lists, tuples and dicts hold."""
+    if isinstance(structure, dict):
+        return {key: map_structure(function, value) for key, value in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        return type(structure)(map_structure(function, value) for value in structure)
+    return function(structure)
+
+
+def flatten(structure):
+    """Return what the lists, tuples and dicts (in their order) of `structure` hold, a list."""
+    if isinstance(structure, dict):
+        structure = list(structure.values())
+    if isinstance(structure, (list, tuple)):
+        return [leaf for part in structure for leaf in flatten(part)]
+    return [structure]
+
+
+class Model(Layer):
+    """The base of `Sequential` and `Functional`: inputs, outputs, prediction.
+
+    Attributes
+    ----------
+    layers : list of Layer
+    """
+
+    def __init__(self, name=None, **kwargs):
+        super().__init__(name=name, **kwargs)
+        self._layers = []
+        self._run_directly = None
+
+    # What a subclass gives: the inputs, the structures of inputs and outputs, and the graph.
+
+    @property
+    def _inputs(self):
+        """list of InputLayer, in the order of a flat list of inputs."""
+        raise NotImplementedError
+
+    @property
+    def _input_structure(self):
+        """The structure in which inputs come, holding anything."""
+        raise NotImplementedError
+
+    def _lower_graph(self, builder, inputs):
+        """Write the layers' steps from a list of values; return the outputs' values in their structure."""
+        raise NotImplementedError
+
+    # -- description ------------------------------------------------------------------------------------------------
+
+    @property
+    def layers(self):
+        """list of Layer."""
+        return list(self._layers)
+
+    def _children(self):
+        return [("layers", self._layers)]
+
+    def _add_layer(self, layer):
+        self._layers.append(layer)
+        layer._users.append(self)
+
+    def get_layer(self, name=None, index=None):
+        """Return a layer by its name or its place in `layers`.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or not exactly one of both is given.
+        """
+        if (name is None) == (index is None):
+            raise ValueError(f"expected a name or an index; got name={name!r}, index={index!r}")
+        if index is not None:
+            if not -len(self._layers) <= index < len(self._layers):
+                raise ValueError(f"expected an index below {len(self._layers)}; got {index}")
+            return self._layers[index]
+        for layer in self._layers:
+            if layer.name == name:
+                return layer
+        raise ValueError(f"no layer named {name!r}; there are {', '.join(layer.name for layer in self._layers)}")
+
+    @property
+    def input_shape(self):
+        """The input's shape with the batch, None for an unknown size; in the inputs' structure."""
+        shapes = iter([layer.batch_shape for layer in self._inputs])
+        return map_structure(lambda _: next(shapes), self._input_structure)
+
+    @property
+    def output_shape(self):
+        """The output's shape with the batch, None for an unknown size; in the outputs' structure."""
+        builder = Builder()
+        return map_structure(lambda value: value.shape, self._lower_graph(builder, self._input_values(builder)))
+
+    def summary(self, print_fn=print):
+        """Print a table of the layers, their output shapes and numbers of parameters."""
+        shapes = self._layer_output_shapes()
+        rows = [
+            (f"{layer.name} ({type(layer).__name__})", str(shapes.get(layer, "?")), f"{layer.count_params():,}")
+            for layer in self._layers
+        ]
+        header = ("Layer (type)", "Output Shape", "Param #")
+        widths = [max(len(row[column]) for row in [header, *rows]) for column in range(3)]
+
+        def line(row):
+            return f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]:>{widths[2]}}"
+
+        rule = "-" * (sum(widths) + 4)
+        print_fn(
+            "\n".join(
+                [
+                    f'Model: "{self.name}"',
+                    line(header),
+                    rule,
+                    *map(line, rows),
+                    rule,
+                    f"Total params: {self.count_params():,}",
+                ]
+            )
+        )
+
+    def _layer_output_shapes(self):
+        """dict of Layer to the output shape of its first call."""
+        if not self.built:
+            return {}
+        shapes = {}
+        builder = Builder()
+        self._lower_graph(builder, self._input_values(builder), shapes)
+        return shapes
+
+    # -- compilation ------------------------------------------------------------------------------------------------
+
+    def _input_values(self, builder):
+        fixed_batch = self.stateful
+        return [
+            builder.value((layer.batch_shape[0] if fixed_batch else None, *layer.batch_shape[1:]))
+            for layer in self._inputs
+        ]
+
+    def lower(self, builder, x):
+        outputs = self._lower_graph(builder, flatten(x))
+        return flatten(outputs) if isinstance(outputs, (list, tuple, dict)) else outputs
+
+    def _forget_plans(self):
+        self._run_directly = None
+        super()._forget_plans()
+
+    def _executable(self, masked):
+        """Return what runs the model, and the structure of its outputs; `masked` says which inputs carry a mask."""
+        if masked not in self._executables:
+            builder = Builder()
+            values = self._input_values(builder)
+            masks = {i: builder.mask() for i, carries in enumerate(masked) if carries}
+            inputs = [
+                type(value)(value.buffer, value.shape, masks.get(i)) for i, value in enumerate(values)
+            ]
+            outputs = self._lower_graph(builder, inputs)
+            buffers = [value.buffer for value in values] + list(masks.values())
+            executable = Executable(builder, buffers, [value.buffer for value in flatten(outputs)])
+            self._executables[masked] = executable, map_structure(lambda value: None, outputs)
+            if not any(masked) and isinstance(outputs, type(values[0])) and len(values) == 1:
+                self._run_directly = executable.run_directly([value.shape for value in values])
+        return self._executables[masked]
+
+    # -- calls ------------------------------------------------------------------------------------------------------
+
+    def _flat_inputs(self, inputs):
+        """The arrays of `inputs` (its own structure, a flat list, or a dict by input name), a list, checked."""
+        expected = self._inputs
+        names = [layer.name for layer in expected]
+        if isinstance(inputs, dict):
+            keys = list(self._input_structure) if isinstance(self._input_structure, dict) else names
+            keys = names if set(inputs) >= set(names) else keys
+            if not set(inputs) >= set(keys):
+                raise ValueError(f"model {self.name!r}: expected inputs named {', '.join(keys)}; got {list(inputs)}")
+            arrays = [leaf for key in keys for leaf in flatten(inputs[key])]
+        elif len(expected) == 1 and not (
+            isinstance(inputs, (list, tuple)) and len(inputs) == 1 and isinstance(inputs[0], np.ndarray)
+        ):
+            arrays = [inputs]
+        else:
+            arrays = flatten(inputs)
+        if len(arrays) != len(expected):
+            raise ValueError(f"model {self.name!r}: expected {len(expected)} inputs; got {len(arrays)}")
+        arrays = [self._fit(array, layer) for array, layer in zip(arrays, expected, strict=True)]
+        if len({len(array) for array in arrays}) > 1:
+            sizes = ", ".join(str(len(array)) for array in arrays)
+            raise ValueError(f"model {self.name!r}: expected inputs of one batch size; got {sizes}")
+        return arrays
+
+    def _fit(self, array, layer):
+        """`array` as an input for `layer`; like Keras it adds or drops a last axis of size 1."""
+        array = to_numeric(array, f"input {layer.name!r}")
+        shape = layer.batch_shape
+        if array.ndim == len(shape) - 1 and shape[-1] == 1:
+            array = array[..., np.newaxis]
+        elif array.ndim == len(shape) + 1 and array.shape[-1] == 1:
+            array = array[..., 0]
+        sizes = zip(array.shape[1:], shape[1:], strict=False)
+        if array.ndim != len(shape) or any(want not in (None, got) for got, want in sizes):
+            raise ValueError(f"input {layer.name!r}: expected shape {shape}; got {array.shape}")
+        if 0 in array.shape[1:]:
+            raise ValueError(f"input {layer.name!r}: expected no empty axis but the batch; got shape {array.shape}")
+        return array
+
+    def _check_batch(self, arrays):
+        batch = self._inputs[0].batch_shape[0]
+        if self.stateful and batch is not None and len(arrays[0]) != batch:
+            raise ValueError(
+                f"model {self.name!r} is stateful with a batch of {batch}; got an input of shape {arrays[0].shape}"
+            )
+
+    def __call__(self, inputs, mask=None, training=False):
+        """Compute the model.
+
+        Parameters
+        ----------
+        inputs : array-like, or list or dict of array-like
+            Each (batch, ...): in the structure of the Keras model's inputs, or a flat list, or a dict by input name.
+        mask : array-like of bool, shape (batch, time), or a list of them and None, optional
+        training : bool
+            An error if a layer has dropout.
+
+        Returns
+        -------
+        ndarray, or the Keras model's output structure of ndarray
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an input is not of numbers or does not fit; states are then as they were.
+        """
+        if self._run_directly is not None and mask is None and not training:
+            outputs = self._run_directly(inputs)
+            if outputs is not None:
+                return outputs
+        self._refuse_training(training)
+        self._build_for_call(inputs)
+        arrays = self._flat_inputs(inputs)
+        self._check_batch(arrays)
+        return self._run(arrays, mask)
+
+    def _build_for_call(self, inputs):
+        """Build a model whose input shape is known only now."""
+
+    def _run(self, arrays, mask=None):
+        masks = list(mask) if isinstance(mask, (list, tuple)) and len(arrays) > 1 else [mask]
+        masks = [
+            None if one is None else to_mask(one, array.shape[:2], f"model {self.name!r}")
+            for one, array in zip(masks, arrays, strict=False)
+        ]
+        masked = tuple(one is not None for one in masks) + (False,) * (len(arrays) - len(masks))
+        executable, structure = self._executable(masked)
+        results = iter(executable([*arrays, *(one for one in masks if one is not None)]))
+        return map_structure(lambda _: next(results), structure)
+
+    def _refuse_training(self, training):
+        for layer in self._layers:
+            layer._refuse_training(training)
+
+    def predict(self, x, batch_size=None, verbose=0):
+        """Compute the model for any number of rows.
+
+        Parameters
+        ----------
+        x : array-like, or list or dict of array-like
+            As for calling the model.
+        batch_size : int, optional
+            Rows at a time; the engine chooses by default, and results do not depend on it. A stateful model takes
+            its own batch size, and carries its states from one group of rows to the next.
+        verbose : {0, 1, 2, "auto"}
+            Print a line at the end unless 0.
+
+        Returns
+        -------
+        ndarray, or the Keras model's output structure of ndarray
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for calling the model; also if the rows are no multiple of a stateful model's batch size.
+        """
+        self._build_for_call(x)
+        arrays = self._flat_inputs(x)
+        rows = len(arrays[0])
+        if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1 or batch_size != int(batch_size)):
+            raise ValueError(f"expected a positive integer as batch_size; got {batch_size!r}")
+        if self.stateful:
+            group = self._inputs[0].batch_shape[0] or rows
+            if rows % group:
+                raise ValueError(
+                    f"model {self.name!r} is stateful with a batch of {group}: expected a multiple of it; got {rows} rows"
+                )
+        elif self._executable((False,) * len(arrays))[0].plan.program is not None:
+            group = rows
+        else:
+            group = batch_size or ROWS_BETWEEN_NUMPY_STEPS
+        if rows <= group:
+            outputs = self._run(arrays)
+        else:
+            parts = [self._run([a[start : start + group] for a in arrays]) for start in range(0, rows, group)]
+            flat = iter([np.concatenate(leaves) for leaves in zip(*map(flatten, parts), strict=True)])
+            outputs = map_structure(lambda _: next(flat), parts[0])
+        if verbose:
+            print(f"{rows} rows in {-(-rows // group) if rows else 0} steps")
+        return outputs
+
+    def predict_on_batch(self, x):
+        """Compute the model for one batch; the same as calling it."""
+        return self(x)
+
+    # -- states -----------------------------------------------------------------------------------------------------
+
+    def _stateful_layers(self):
+        for layer in self._layers:
+            if isinstance(layer, Model):
+                yield from layer._stateful_layers()
+            elif isinstance(layer, RNN) and layer.stateful:
+                yield layer
+
+    @property
+    def stateful(self):
+        """bool: whether a layer is."""
+        return any(True for _ in self._stateful_layers())
+
+    @property
+    def states(self):
+        """list of ndarray: the stateful layers' states, layer after layer."""
+        return [state for layer in self._stateful_layers() for state in layer.states]
+
+    def reset_states(self, states=None):
+        """Set the stateful layers' states.
+
+        Parameters
+        ----------
+        states : list of array-like, optional
+            As `states` gives them, flat or nested; zeros by default.
+
+        Raises
+        ------
+        ValueError
+            If their number or a shape does not fit; all states are then as they were.
+        """
+        stateful = list(self._stateful_layers())
+        if states is None:
+            for layer in stateful:
+                layer.reset_states()
+            return
+        given = flatten(states)
+        expected = sum(layer.cell.n_states for layer in stateful)
+        if len(given) != expected:
+            raise ValueError(f"model {self.name!r}: expected {expected} states; got {len(given)}")
+        rest = iter(given)
+        shares = [[next(rest) for _ in range(layer.cell.n_states)] for layer in stateful]
+        for layer, share in zip(stateful, shares, strict=True):
+            layer.cell.check_states(share, len(layer.states[0]))
+        for layer, share in zip(stateful, shares, strict=True):
+            layer.reset_states(share)
+
+    def reset_state(self):
+        """Set the stateful layers' states to zeros."""
+        self.reset_states()
+
+
+class Sequential(Model):
+    """Layers one after the other.
+
+    Parameters
+    ----------
+    layers : list of Layer, optional
+        The first may be an `Input`, or have `input_shape`; otherwise the model is built when it is called first.
+    name : str, optional
+    """
+
+    def __init__(self, layers=None, name=None, **kwargs):
+        super().__init__(name=name, **kwargs)
+        self._input = None
+        for layer in layers or []:
+            self.add(layer)
+
+    @property
+    def _inputs(self):
+        if self._input is None:
+            raise ValueError(f"model {self.name!r} is not built: give it an Input, call it, or call build")
+        return [self._input]
+
+    @property
+    def _input_structure(self):
+        return None
+
+    def add(self, layer):
+        """Append a layer.
+
+        Raises
+        ------
+        TypeError
+            If it is not a layer.
+        ValueError
+            If its name is taken, or it is an input that does not come first.
+        """
+        if not isinstance(layer, Layer):
+            raise TypeError(f"expected a layer; got {layer!r}")
+        if isinstance(layer, InputLayer):
+            if self._layers or self._input is not None:
+                raise ValueError(f"model {self.name!r}: an input must be the first layer")
+            self._input = layer
+            return
+        if any(layer.name == other.name for other in self._layers):
+            raise ValueError(f"model {self.name!r} has a layer named {layer.name!r} already")
+        if not self._layers and self._input is None and layer.declared_input_shape is not None:
+            self._input = InputLayer(batch_shape=layer.declared_input_shape)
+        if not self._layers and self._input is None and isinstance(layer, Model) and layer.built:
+            self._input = InputLayer(batch_shape=layer._inputs[0].batch_shape)
+        self._add_layer(layer)
+        self._forget_plans()
+        self.built = False
+        if self._input is not None:
+            self.build()
+
+    def pop(self):
+        """Remove and return the last layer."""
+        if not self._layers:
+            raise ValueError(f"model {self.name!r} has no layer to remove")
+        layer = self._layers.pop()
+        layer._users.remove(self)
+        self._forget_plans()
+        return layer
+
+    def build(self, input_shape=None):
+        """Create the layers' weights.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None, optional
+            With the batch; the model's own input's by default.
+        """
+        if self._input is None:
+            if input_shape is None:
+                raise ValueError(f"model {self.name!r}: expected an input shape to build it for")
+            self._input = InputLayer(batch_shape=input_shape)
+        builder = Builder()
+        self._lower_graph(builder, [builder.value(self._input.batch_shape)])
+        self.built = True
+
+    def _build_for_call(self, inputs):
+        if not self.built:
+            if self._input is None:
+                shape = to_numeric(inputs, f"model {self.name!r}").shape
+                self._input = InputLayer(
+                    batch_shape=(shape[0] if self.stateful else None, *[None] * (len(shape) - 2), *shape[1:][-1:])
+                )
+            self.build()
+
+    def _lower_graph(self, builder, inputs, shapes=None):
+        (value,) = inputs
+        for layer in self._layers:
+            if isinstance(value, list):
+                raise ValueError(f"layer {layer.name!r} of {self.name!r}: expected one input; got {len(value)} outputs")
+            value = call_layer(layer, builder, value)
+            if shapes is not None:
+                shapes[layer] = map_structure(lambda output: output.shape, value)
+        return value
+
+    def get_config(self):
+        """Return the model's description as Keras 3 writes it, a dict."""
+        from fastrnn.layers.base import serialize
+
+        layers = ([self._input] if self._input is not None else []) + self._layers
+        config = {**super().get_config(), "layers": [serialize(layer) for layer in layers]}
+        return {**config, "build_input_shape": self._input.batch_shape} if self._input is not None else config
+
+    @classmethod
+    def from_config(cls, config):
+        from fastrnn.layers.base import deserialize
+
+        return cls([deserialize(layer) for layer in config["layers"]], name=config.get("name"))
+
+
+class Functional(Model):
+    """Layers connected to a graph; made by the loader.
+
+    Parameters
+    ----------
+    layers : list of Layer
+    nodes : sequence of NodeSpec
+        The calls of the layers, in any order.
+    inputs, outputs : nested lists, tuples and dicts of TensorRef
+    name : str, optional
+    """
+
+    def __init__(self, layers, nodes, inputs, outputs, name=None, **kwargs):
+        super().__init__(name=name, **kwargs)
+        for layer in layers:
+            self._add_layer(layer)
+        self._input_refs, self._outputs = inputs, outputs
+        self._by_name = {layer.name: layer for layer in layers}
+        self._calls = self._in_order(nodes)
+        self.build()
+
+    def _in_order(self, nodes):
+        """The calls as (name, index, node), each after those whose outputs it takes."""
+        counts = {}
+        pending = []
+        for node in nodes:
+            index = counts[node.layer] = counts.get(node.layer, -1) + 1
+            pending.append((node.layer, index, node))
+        ready = {(ref.layer, ref.node) for ref in flatten(self._input_refs)}
+        ordered = []
+        while pending:
+            late = []
+            for name, index, node in pending:
+                refs = [leaf for leaf in flatten([node.args, node.kwargs]) if isinstance(leaf, TensorRef)]
+                if all((ref.layer, ref.node) in ready for ref in refs):
+                    if (name, index) not in ready:
+                        ordered.append((name, index, node))
+                    ready.add((name, index))
+                else:
+                    late.append((name, index, node))
+            if len(late) == len(pending):
+                raise ValueError(f"model {self.name!r}: the calls of {', '.join(name for name, _, _ in late)} have no start")
+            pending = late
+        return ordered
+
+    @property
+    def _inputs(self):
+        return [self._by_name[ref.layer] for ref in flatten(self._input_refs)]
+
+    @property
+    def _input_structure(self):
+        return self._input_refs
+
+    def build(self, input_shape=None):
+        """Create the layers' weights."""
+        builder = Builder()
+        self._lower_graph(builder, [builder.value(layer.batch_shape) for layer in self._inputs])
+        self.built = True
+
+    def _lower_graph(self, builder, inputs, shapes=None):
+        values = dict(zip(flatten(self._input_refs), inputs, strict=True))
+
+        def value_of(leaf):
+            return values[leaf] if isinstance(leaf, TensorRef) else leaf
+
+        for name, index, node in self._calls:
+            layer = self._by_name[name]
+            (x,) = map_structure(value_of, node.args)
+            outputs = call_layer(layer, builder, x, **map_structure(value_of, node.kwargs))
+            for number, output in enumerate(outputs if isinstance(outputs, list) else [outputs]):
+                values[TensorRef(name, index, number)] = output
+            if shapes is not None:
+                shapes.setdefault(layer, map_structure(lambda output: output.shape, outputs))
+        return map_structure(value_of, self._outputs)
+
+
+def call_layer(layer, builder, x, mask=None, **tensors):
+    """Write a layer's steps as a model calls it: build it, give it a mask; returns its output values.
+
+    The mask that `x` carries counts only where x is the call's one tensor, as in Keras: not in a decoder that is given
+    an initial state.
+    """
+    if isinstance(x, list) and len(x) == 1:
+        (x,) = x
+    values = flatten(x)
+    if mask is not None:
+        builder.masks.add(mask.buffer)
+    if mask is not None or tensors:
+        x = type(x)(x.buffer, x.shape, None if mask is None else mask.buffer)
+    if "initial_state" in tensors:
+        tensors["initial_state"] = flatten(tensors["initial_state"])
+    if not layer.built:
+        layer._check_input(values[0].shape)
+        layer.build(values[0].shape)
+    else:
+        layer._check_input(values[0].shape)
+    outputs = layer.lower(builder, x, **tensors)
+    if layer.supports_masking or isinstance(outputs, list):
+        return outputs
+    return type(outputs)(outputs.buffer, outputs.shape)
+
+
+def layer_from_spec(spec):
+    """Return the layer that a file describes, not built.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        If its class is not supported.
+    """
+    if spec.class_name not in REGISTRY:
+        raise UnsupportedLayerError(f"layer {spec.name!r} of class {spec.class_name} is not supported")
+    return REGISTRY[spec.class_name].from_config(
+        {key: _built_from(value) for key, value in spec.config.items()}
+    )
+
+
+def _built_from(value):
+    if isinstance(value, ModelSpec):
+        return model_from_spec(value)
+    return layer_from_spec(value) if isinstance(value, LayerSpec) else value
+
+
+def model_from_spec(spec):
+    """Return the model that a file describes, built, with initial weights.
+
+    Parameters
+    ----------
+    spec : fastrnn.saving.spec.ModelSpec
+
+    Raises
+    ------
+    UnsupportedLayerError
+        If it has a layer that is not supported.
+    ValueError
+        If its layers do not fit together.
+    """
+    layers = [_built_from(layer) for layer in spec.layers]
+    if spec.kind == "functional":
+        return Functional(layers, spec.nodes, spec.inputs, spec.outputs, name=spec.name)
+    shape = spec.batch_input_shape
+    if shape is None and spec.layers and getattr(spec.layers[0], "build_shape", None):
+        shape = spec.layers[0].build_shape
+    first = [] if shape is None else [InputLayer(batch_shape=shape, name=spec.input_name, dtype=spec.input_dtype)]
+    return Sequential([*first, *layers], name=spec.name)

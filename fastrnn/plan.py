@@ -1,0 +1,329 @@
+"""The plan: what a layer or a model runs, in which order, on which buffers.
+
+Layers write a plan, once (`Builder`); it is a flat list of steps over numbered buffers and knows nothing of Keras.
+Every step has two forms: a kernel of the compiled core, and NumPy (`reference`). Neighbouring steps that have a
+kernel become one `Program` of the core, so a plan made only of those is one call from Python; the others run in
+between as NumPy. A plan does not change after it is made and keeps nothing between calls: threads can share it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fastrnn import activations, reference
+from fastrnn._dispatch import core
+
+
+def _kernel_name(activation):
+    """Return the core's name for an activation, or None if it has no kernel: a rare one, or the user's own."""
+    name = getattr(activation, "__name__", None)
+    library = core(np.float32)
+    return name if name in library.ACTIVATIONS and activations.get(name) is activation else None
+
+
+def is_elementwise(activation):
+    """Return whether an activation has a kernel and works number by number, so that it can be a part of a step."""
+    name = _kernel_name(activation)
+    return name is not None and name not in core(np.float32).ROW_ACTIVATIONS
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation: reads the buffers `sources`, writes the buffers `targets`, computes in `dtype`."""
+
+    sources: tuple[int, ...]
+    targets: tuple[int, ...]
+    dtype: np.dtype
+
+    def compiled(self):
+        """Return the step of the compiled core, or None if there is no kernel for it."""
+        return None
+
+    def run(self, arrays):
+        """Return the targets' arrays, a tuple, from the sources', computed by NumPy."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Recurrence(Step):
+    """A recurrent layer over time; sources are x, then the mask, then the initial states; targets y, then states.
+
+    `cell` is one of `reference`'s, `kernel` what the core calls it.
+    """
+
+    cell: reference.SimpleRNN | reference.LSTM | reference.GRU
+    kernel: str
+    masked: bool = False
+    return_sequences: bool = False
+    go_backwards: bool = False
+    zero_output_for_mask: bool = False
+
+    def compiled(self):
+        cell = self.cell
+        recurrent_activation = getattr(cell, "recurrent_activation", cell.activation)
+        if not (is_elementwise(cell.activation) and is_elementwise(recurrent_activation)):
+            return None
+        first_state = 2 if self.masked else 1
+        return core(self.dtype).Recurrent(
+            self.kernel,
+            cell.kernel,
+            cell.recurrent_kernel,
+            cell.bias,
+            getattr(cell, "recurrent_bias", None),
+            _kernel_name(cell.activation),
+            _kernel_name(recurrent_activation),
+            x=self.sources[0],
+            mask=self.sources[1] if self.masked else None,
+            initial=self.sources[first_state:],
+            y=self.targets[0],
+            final=self.targets[1:],
+            return_sequences=self.return_sequences,
+            go_backwards=self.go_backwards,
+            zero_output_for_mask=self.zero_output_for_mask,
+        )
+
+    def run(self, arrays):
+        x, *others = arrays
+        mask, states = (others[0], others[1:]) if self.masked else (None, others)
+        if not states:
+            units = self.cell.recurrent_kernel.shape[0]
+            states = tuple(np.zeros((len(x), units), self.dtype) for _ in range(self.cell.n_states))
+        y, states = reference.recurrence(
+            self.cell.step,
+            x,
+            states,
+            mask,
+            return_sequences=self.return_sequences,
+            go_backwards=self.go_backwards,
+            zero_output_for_mask=self.zero_output_for_mask,
+        )
+        return (y, *states[: len(self.targets) - 1])
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Step):
+    """activation(x @ kernel + bias)."""
+
+    kernel: np.ndarray
+    bias: np.ndarray | None
+    activation: Callable
+
+    def compiled(self):
+        if not is_elementwise(self.activation):
+            return None
+        name = _kernel_name(self.activation)
+        return core(self.dtype).Dense(self.kernel, self.bias, name, x=self.sources[0], y=self.targets[0])
+
+    def run(self, arrays):
+        (x,) = arrays
+        return (reference.dense(x, self.kernel, self.bias, self.activation),)
+
+
+@dataclass(frozen=True, eq=False)
+class Activate(Step):
+    """activation(x)."""
+
+    activation: Callable
+
+    def compiled(self):
+        name = _kernel_name(self.activation)
+        if name is None:
+            return None
+        return core(self.dtype).Activate(name, x=self.sources[0], y=self.targets[0])
+
+    def run(self, arrays):
+        (x,) = arrays
+        return (np.asarray(self.activation(x), self.dtype),)
+
+
+@dataclass(frozen=True)
+class Value:
+    """What flows between layers while they write a plan.
+
+    Attributes
+    ----------
+    buffer : int
+    shape : tuple of int or None
+        With the batch; None where it is not known before a call.
+    mask : int or None
+        The buffer, (batch, time) of bool, that says which steps of it count.
+    """
+
+    buffer: int
+    shape: tuple[int | None, ...]
+    mask: int | None = None
+
+
+@dataclass
+class Builder:
+    """Collects the steps and buffers of a plan.
+
+    Attributes
+    ----------
+    states : list of tuple
+        (layer, buffers before the call, buffers after it) of each stateful layer.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    n_buffers: int = 0
+    masks: set[int] = field(default_factory=set)
+    states: list[tuple] = field(default_factory=list)
+
+    def value(self, shape, mask=None):
+        """Return a new buffer's value."""
+        self.n_buffers += 1
+        return Value(self.n_buffers - 1, tuple(shape), mask)
+
+    def mask(self):
+        """Return a new buffer of booleans."""
+        self.masks.add(self.value(()).buffer)
+        return self.n_buffers - 1
+
+    def add(self, step):
+        self.steps.append(step)
+
+
+class Plan:
+    """Steps from input buffers to output buffers, ready to run.
+
+    Parameters
+    ----------
+    steps : list of Step
+    inputs, outputs : sequence of int
+        Buffers, in the order in which `run` takes and gives their arrays.
+    n_buffers : int
+    masks : set of int
+        Buffers of booleans.
+
+    Attributes
+    ----------
+    program : fastrnn core Program or None
+        The whole plan, where it is nothing but compiled steps of one dtype from its inputs to its outputs.
+    """
+
+    def __init__(self, steps, inputs, outputs, n_buffers, masks=()):
+        self.steps, self.inputs, self.outputs = tuple(steps), tuple(inputs), tuple(outputs)
+        self.n_buffers, self.masks = n_buffers, frozenset(masks)
+        self._segments = self._group()
+        alone = self._segments[0] if len(self._segments) == 1 else None
+        whole = isinstance(alone, _Segment) and (alone.inputs, alone.outputs) == (self.inputs, self.outputs)
+        self.program = alone.program if whole else None
+
+    def _group(self):
+        """Neighbouring compiled steps of one dtype as segments, the other steps as they are."""
+        groups = []
+        for step in self.steps:
+            kernel = step.compiled()
+            last = groups[-1] if groups else None
+            if kernel is not None and last is not None and last[1] and last[0][0].dtype == step.dtype:
+                last[0].append(step)
+                last[1].append(kernel)
+            else:
+                groups.append(([step], [kernel] if kernel is not None else []))
+        needed = set(self.outputs)
+        segments = []
+        for steps, kernels in reversed(groups):
+            made = {target for step in steps for target in step.targets}
+            read = {source for step in steps for source in step.sources} - made
+            if kernels:
+                # A whole plan's own order, so that its one segment can take the caller's arrays as they come.
+                segment_inputs = self.inputs if read == set(self.inputs) else tuple(sorted(read))
+                given = made & needed
+                segment_outputs = self.outputs if sorted(given) == sorted(self.outputs) else tuple(sorted(given))
+                program = core(steps[0].dtype).Program(
+                    self.n_buffers, kernels, segment_inputs, segment_outputs, self.masks & read
+                )
+                segments.append(_Segment(program, segment_inputs, segment_outputs, steps[0].dtype))
+            else:
+                segments.append(steps[0])
+            needed = needed - made | read
+        return segments[::-1]
+
+    def run(self, arrays, compiled=True):
+        """Run the steps.
+
+        Parameters
+        ----------
+        arrays : sequence of ndarray
+            The inputs; they are converted where a step needs another dtype or a contiguous array.
+        compiled : bool
+            Use the compiled core; otherwise every step runs in NumPy (for tests).
+
+        Returns
+        -------
+        list of ndarray
+            The outputs; none is an input.
+        """
+        if self.program is not None and compiled:
+            results = self.program.run(tuple(arrays))
+            if results is not None:
+                return list(results) if isinstance(results, tuple) else [results]
+        values = dict(zip(self.inputs, arrays, strict=True))
+        for part in self._segments if compiled else self.steps:
+            sources = part.inputs if isinstance(part, _Segment) else part.sources
+            targets = part.outputs if isinstance(part, _Segment) else part.targets
+            converted = [
+                np.ascontiguousarray(values[number], np.bool_ if number in self.masks else part.dtype)
+                for number in sources
+            ]
+            values.update(zip(targets, part.run(converted), strict=True))
+        return [values[number].copy() if number in self.inputs else values[number] for number in self.outputs]
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Neighbouring steps as one program of the core."""
+
+    program: object
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    dtype: np.dtype
+
+    def run(self, arrays):
+        results = self.program.run(tuple(arrays))
+        if results is None:
+            shapes = ", ".join(str(array.shape) for array in arrays)
+            raise ValueError(f"arrays of shapes {shapes} do not fit the layers they are given to")
+        return results if isinstance(results, tuple) else (results,)
+
+
+class Executable:
+    """A plan together with the stateful layers whose states pass through it.
+
+    Parameters
+    ----------
+    builder : Builder
+    inputs, outputs : list of int
+        The caller's buffers; the states' come after them.
+    """
+
+    def __init__(self, builder, inputs, outputs):
+        self._stateful = [layer for layer, _, _ in builder.states]
+        self._reads_states = [layer for layer, before, _ in builder.states if before]
+        self._n_outputs = len(outputs)
+        before = [buffer for _, buffers, _ in builder.states for buffer in buffers]
+        after = [buffer for _, _, buffers in builder.states for buffer in buffers]
+        self.plan = Plan(builder.steps, [*inputs, *before], [*outputs, *after], builder.n_buffers, builder.masks)
+
+    def __call__(self, arrays, compiled=True):
+        """Run the plan on the caller's arrays, a list; returns the list of its outputs. Errors leave states alone."""
+        states = [state for layer in self._reads_states for state in layer.states]
+        results = self.plan.run([*arrays, *states], compiled)
+        after = iter(results[self._n_outputs :])
+        for layer in self._stateful:
+            layer.states = [next(after) for _ in layer.states]
+        return results[: self._n_outputs]
+
+    def run_directly(self, shapes):
+        """Return the core's own function from one input array to one output array, or None.
+
+        Parameters
+        ----------
+        shapes : list of tuple
+            The inputs', None for an unknown size. The function returns None for an array that is not of its form.
+        """
+        if self.plan.program is None or self._stateful or len(self.plan.outputs) != 1:
+            return None
+        self.plan.program.expect(shapes)
+        return self.plan.program.run
