@@ -1,0 +1,115 @@
+"""Loading what Keras saved, and taking over what Keras holds in memory.
+
+    file or object -> config -> ModelSpec -> model -> weights
+
+`files` finds out what a file is and opens it safely (`hdf5`, `archive`), `config` reads every
+version's configs into the one form of `spec` with the help of the tables in `eras`,
+`fastrnn.model` builds the model, and `weights` fills it.
+"""
+
+import contextlib
+
+from fastrnn.errors import ModelFormatError, UnsupportedLayerError
+from fastrnn.saving import files, keras_objects
+from fastrnn.saving.config import constructor_options, read_layer, read_model
+from fastrnn.saving.spec import ModelSpec
+from fastrnn.saving.weights import assign_stored
+
+__all__ = ["from_keras", "load_model"]
+
+
+def load_model(path, weights=None, custom_objects=None):
+    """Load a model that Keras saved.
+
+    Nothing in a file is ever executed, imported or unpickled, and no other file is opened.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A ``.keras`` archive (or the directory it unpacks to), a whole-model ``.h5`` file, or the
+        JSON of ``model.to_json()``; of Keras 1, 2 or 3. The content tells which, not the name.
+    weights : str or path-like, optional
+        A ``.weights.h5`` file or an older weights-only ``.h5``, to go with a JSON; given with a
+        whole model, its weights are taken instead of the model's own.
+    custom_objects : dict of str to object, optional
+        Your own classes and functions, by the name that the file knows them by.
+
+    Returns
+    -------
+    fastrnn.Sequential or fastrnn.Functional
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModelFormatError
+        If a file is damaged, is not Keras's, or contradicts itself. It is a ValueError.
+    UnsupportedLayerError
+        If a layer or one of its options is not supported; names the layer and where it stands.
+    """
+    with contextlib.ExitStack() as stack:
+        stored = stack.enter_context(files.open_model(path))
+        spec = read_model(stored.config, stored.version, _options(), custom_objects)
+        root = stored.weights
+        if weights is not None:
+            root = stack.enter_context(files.open_weights(weights))
+        if root is None:
+            raise ValueError(f"{path} is an architecture without weights: give their file too")
+        model = _build(spec)
+        assign_stored(model, spec, root)
+    return model
+
+
+def from_keras(obj):
+    """Take over a model or a single built layer from Keras, with its weights and current states.
+
+    Parameters
+    ----------
+    obj : keras.Model or keras.layers.Layer
+        Of Keras 3 or of ``tf_keras``: a Sequential or functional model, or a layer that was built.
+
+    Returns
+    -------
+    fastrnn.Sequential, fastrnn.Functional or a layer of fastrnn.layers
+
+    Raises
+    ------
+    TypeError
+        If `obj` is neither.
+    ValueError
+        If it has not been built.
+    UnsupportedLayerError
+        If a layer or one of its options is not supported.
+    """
+    config, version = keras_objects.describe(obj)
+    if not obj.built:
+        raise ValueError(
+            f"{type(obj).__name__} {obj.name!r} is not built: call it once, or build it"
+        )
+    spec = read_layer(config, version, _options())
+    built = _build(spec)
+    keras_objects.copy_weights(obj, built, spec)
+    keras_objects.copy_states(obj, built)
+    return built
+
+
+def _options():
+    from fastrnn.layers import REGISTRY
+
+    return {name: constructor_options(cls) for name, cls in REGISTRY.items()}
+
+
+def _build(spec):
+    """Build a model or layer; what its constructors refuse is an error of the file."""
+    from fastrnn import model
+
+    try:
+        if isinstance(spec, ModelSpec):
+            return model.model_from_spec(spec)
+        layer = model.layer_from_spec(spec)
+        layer.build(spec.build_shape)
+        return layer
+    except (ModelFormatError, UnsupportedLayerError):
+        raise
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise ModelFormatError(f"{spec.class_name} {spec.name!r}: {error}") from error

@@ -1,0 +1,765 @@
+"""The one reader of Keras's model configs, of every version.
+
+Reading is strict: a class, an option, a value or a graph that is not understood is an error which
+names the layer and where it stands. Nothing that a config says is imported, called or opened.
+"""
+
+import inspect
+import json
+import math
+import re
+
+import numpy as np
+
+from fastrnn import activations
+from fastrnn.errors import ModelFormatError, UnsupportedLayerError
+from fastrnn.saving.eras import ANYTHING, ERAS, IGNORED
+from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
+
+MAX_JSON_BYTES = 32 << 20
+MAX_LAYERS = 10_000
+MAX_NESTING = 32
+MAX_INT = 2**31 - 1
+
+MODEL_CLASSES = ("Sequential", "Functional")
+INPUT_LAYER = "InputLayer"
+
+_FLOAT_POLICIES = {
+    "float16",
+    "float32",
+    "float64",
+    "bfloat16",
+    "mixed_float16",
+    "mixed_bfloat16",
+}
+_ACTIVATION_KEYS = {"activation", "recurrent_activation"}
+_COUNT_KEYS = {
+    "units",
+    "filters",
+    "kernel_size",
+    "strides",
+    "pool_size",
+    "dilation_rate",
+    "groups",
+    "depth_multiplier",
+    "input_dim",
+    "output_dim",
+    "num_heads",
+    "key_dim",
+    "value_dim",
+    "n",
+}
+_FLAG_KEYS = {
+    "use_bias",
+    "return_sequences",
+    "return_state",
+    "go_backwards",
+    "stateful",
+    "unroll",
+    "zero_output_for_mask",
+    "unit_forget_bias",
+    "reset_after",
+    "mask_zero",
+    "trainable",
+}
+_KEPT_AS_WRITTEN = ("_initializer", "_regularizer", "_constraint")
+_MAY_BE_NOT_FINITE = {"mask_value"}
+
+_RECURRENT = {
+    "SimpleRNN",
+    "LSTM",
+    "GRU",
+    "RNN",
+    "ConvLSTM1D",
+    "ConvLSTM2D",
+    "ConvLSTM3D",
+    "Bidirectional",
+}
+_RECURRENT_ARGUMENTS = ("initial_state", "mask", "training")
+_HOLDS_CODE = {"Lambda", "__lambda__"}
+
+
+def parse_version(text):
+    """Return the leading numbers of a Keras version, such as (2, 2, 4) of ``2.2.4-tf``.
+
+    No version at all means Keras 1, which did not always write one.
+    """
+    if text is None:
+        return (1,)
+    numbers = re.match(r"\d{1,6}(?:\.\d{1,6}){0,2}", text) if isinstance(text, str) else None
+    if numbers is None:
+        raise ModelFormatError(f"expected a Keras version such as '3.15.1', got {str(text)[:40]!r}")
+    return tuple(int(number) for number in numbers[0].split("."))
+
+
+def parse_json(text, what):
+    """Return the JSON object in `text` (str or bytes); duplicate keys and giants are errors."""
+    if len(text) > MAX_JSON_BYTES:
+        raise ModelFormatError(f"{what} has {len(text)} bytes; at most {MAX_JSON_BYTES} are read")
+    try:
+        value = json.loads(text, object_pairs_hook=_unique_keys)
+    except ModelFormatError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ModelFormatError(f"{what} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelFormatError(f"{what} holds a {type(value).__name__}, expected an object")
+    return value
+
+
+def _unique_keys(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ModelFormatError(f"the JSON key {repeated[:80]!r} occurs twice in one object")
+    return result
+
+
+def constructor_options(cls):
+    """Return the names of the keyword arguments that a layer class takes."""
+    names = set()
+    for base in cls.__mro__:
+        if base is object:
+            continue
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        names.update(
+            p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        )
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return frozenset(names - {"self"})
+
+
+def read_model(config, version, options, custom_objects=None):
+    """Read the config of a whole model.
+
+    Parameters
+    ----------
+    config : dict
+        The parsed JSON: an object with ``class_name`` and ``config``.
+    version : tuple of int
+        Of the Keras that wrote it.
+    options : mapping of str to collection of str
+        The layer classes that can be built, each with the options it takes.
+    custom_objects : mapping of str to object, optional
+        The caller's own classes and functions by name.
+
+    Returns
+    -------
+    ModelSpec
+
+    Raises
+    ------
+    ModelFormatError
+        If the config is damaged, contradicts itself or is of no model.
+    UnsupportedLayerError
+        If a layer or an option is none of those known.
+    """
+    spec = read_layer(config, version, options, custom_objects)
+    if not isinstance(spec, ModelSpec):
+        raise ModelFormatError(
+            f"expected a Sequential or functional model, got the layer {_title(spec)}"
+        )
+    return spec
+
+
+def read_layer(config, version, options, custom_objects=None):
+    """Read the config of a layer or model; see `read_model`. Returns a LayerSpec or ModelSpec."""
+    return _Reader(version, options, custom_objects or {}).layer(config, ())
+
+
+def _title(spec):
+    return f"{spec.class_name} {spec.name!r}"
+
+
+class _Reader:
+    """One reading of a config. A path is the titles of what a layer stands in, outermost first."""
+
+    def __init__(self, version, options, custom_objects):
+        self.version = version
+        self.eras = [era for era in ERAS if version < era.before]
+        self.options = options
+        self.custom_objects = custom_objects
+        self.layers_read = 0
+
+    # Layers
+
+    def layer(self, described, path, name=None):
+        """Read ``{"class_name", "config", ...}``; `name` is the one that a graph knows it by."""
+        described = _object(described, path, "a layer")
+        class_name = _string(described.get("class_name"), path, "class_name")
+        config = described.get("config")
+        self.layers_read += 1
+        if self.layers_read > MAX_LAYERS:
+            raise _error(path, f"holds more than {MAX_LAYERS} layers")
+        if len(path) > MAX_NESTING:
+            raise _error(path[:4], f"layers are nested more than {MAX_NESTING} deep")
+        custom = self.custom_name(described, class_name)
+        if custom is not None:
+            return self.custom_layer(custom, described, path)
+        if isinstance(config, list) and class_name == "Sequential":
+            config = {"name": name or "sequential", "layers": config}
+        config = _object(config, path, f"config of a {class_name}")
+        foreign = self.foreign_origin(described, class_name)
+        if self.is_operation(described, class_name, config):
+            class_name = f"ops.{class_name}"
+        for era in self.eras:
+            class_name, config = era.translate(class_name, config)
+        own_name = config.get("name")
+        if own_name is None:
+            own_name = name or snake_case(class_name)
+        own_name = _string(own_name, path, f"name of a {class_name}")
+        here = (*path, f"{class_name} {own_name!r}")
+        if foreign:
+            raise UnsupportedLayerError(
+                f"{_where(here)}: {foreign!r} is a class of the model's author; "
+                "pass yours for it in custom_objects"
+            )
+        shared_id = described.get("shared_object_id")
+        if class_name in MODEL_CLASSES:
+            return self.model(class_name, own_name, config, described, here, shared_id)
+        if class_name not in self.options:
+            raise self.unsupported_class(class_name, here)
+        return LayerSpec(
+            class_name=class_name,
+            name=own_name,
+            config={**self.layer_options(class_name, config, here), "name": own_name},
+            build_shape=_build_shape(described, here),
+            shared_id=shared_id if isinstance(shared_id, int) else None,
+        )
+
+    def is_operation(self, described, class_name, config):
+        """Whether this is a recorded operation, which in .h5 files only lacks a layer's keys."""
+        module = described.get("module")
+        if module is not None:
+            return isinstance(module, str) and module.startswith("keras.src.ops.")
+        return self.version >= (3,) and class_name != INPUT_LAYER and "trainable" not in config
+
+    def foreign_origin(self, described, class_name):
+        """Return where a class that is not Keras's own comes from, None for Keras's own."""
+        module, registered = described.get("module"), described.get("registered_name")
+        if registered not in (None, class_name):
+            return str(registered)[:200]
+        if module is not None and not _is_keras_module(module):
+            return f"{module}.{class_name}"[:200]
+        return None
+
+    def unsupported_class(self, class_name, here):
+        if class_name in _HOLDS_CODE:
+            reason = f"a {class_name} layer holds Python code, which is never run from a file"
+        else:
+            reason = f"layers of class {class_name[:200]!r} are not supported"
+        return UnsupportedLayerError(f"{_where(here)}: {reason}")
+
+    def custom_name(self, described, class_name):
+        for name in (described.get("registered_name"), class_name, class_name.split(">")[-1]):
+            if isinstance(name, str) and isinstance(self.custom_objects.get(name), type):
+                return name
+        return None
+
+    def custom_layer(self, class_name, described, path):
+        config = _object(described.get("config"), path, f"config of a {class_name}")
+        own_name = config.get("name") or snake_case(class_name.split(">")[-1])
+        here = (*path, f"{class_name} {own_name!r}")
+        config = {key: self.value(key, value, here) for key, value in config.items()}
+        return LayerSpec(class_name, own_name, config, _build_shape(described, here))
+
+    def layer_options(self, class_name, config, here):
+        known = self.options[class_name]
+        result = {}
+        for key, value in config.items():
+            if key in known:
+                result[key] = self.option(key, value, here)
+            elif key not in IGNORED:
+                raise UnsupportedLayerError(
+                    f"{_where(here)}: the option {key[:80]!r} is not supported"
+                )
+            elif IGNORED[key] is not ANYTHING and value not in IGNORED[key]:
+                raise UnsupportedLayerError(
+                    f"{_where(here)}: the option {key}={value!r} is not supported"
+                )
+        if "dtype" in result:
+            result["dtype"] = self.dtype(class_name, result["dtype"], here)
+        return result
+
+    # Options
+
+    def option(self, key, value, here):
+        if key.endswith(_KEPT_AS_WRITTEN) or key == "dtype" or value is None:
+            return value
+        if key in _ACTIVATION_KEYS:
+            return self.activation(value, here)
+        if key in _FLAG_KEYS:
+            if not isinstance(value, bool):
+                raise _error(here, f"{key} must be true or false, got {value!r}")
+            return value
+        if key in _COUNT_KEYS:
+            return _counts(key, value, here)
+        return self.value(key, value, here)
+
+    def activation(self, value, here):
+        """Return the name of an activation, the caller's own function, or an activation layer."""
+        if isinstance(value, dict):
+            if value.get("class_name") != "function":
+                return self.layer(value, here)
+            value = value.get("config")
+        name = _string(value, here, "activation")
+        custom = self.custom_objects.get(name)
+        if custom is not None:
+            return custom
+        try:
+            activations.get(name)
+        except ValueError as error:
+            raise UnsupportedLayerError(f"{_where(here)}: {error}") from error
+        return name
+
+    def dtype(self, class_name, value, here):
+        if isinstance(value, dict):
+            policy = value.get("config")
+            value = policy.get("name") if isinstance(policy, dict) else policy
+        if value is None or value in ("infer", "_infer"):
+            return None
+        if class_name == INPUT_LAYER or value in _FLOAT_POLICIES:
+            return _string(value, here, "dtype")
+        if self.version < (3,) and re.fullmatch(r"u?int(8|16|32|64)|bool", str(value)):
+            return None  # the type of the input; weights were float32 all the same
+        raise UnsupportedLayerError(f"{_where(here)}: the dtype {value!r} is not supported")
+
+    def value(self, key, value, here, depth=0):
+        """Read any JSON value: a plain one, or one of the objects that Keras writes."""
+        if depth > MAX_NESTING:
+            raise _error(here, f"{key} is nested more than {MAX_NESTING} deep")
+        if isinstance(value, list):
+            return [self.value(key, item, here, depth + 1) for item in value]
+        if isinstance(value, dict):
+            return self.object_value(key, value, here, depth)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not finite and key not in _MAY_BE_NOT_FINITE:
+            raise _error(here, f"{key} is {value!r}, expected a finite number")
+        return value
+
+    def object_value(self, key, value, here, depth):
+        class_name, config = value.get("class_name"), value.get("config")
+        if class_name is None:
+            return {k: self.value(k, item, here, depth + 1) for k, item in value.items()}
+        if class_name in ("__tuple__", "TensorShape"):
+            items = value.get("items")
+            return tuple(self.value(key, item, here, depth + 1) for item in _list(items, here, key))
+        if class_name == "__ellipsis__":
+            return Ellipsis
+        if class_name == "__slice__":
+            config = _object(config, here, "a slice")
+            return slice(*(_index(config.get(k), here) for k in ("start", "stop", "step")))
+        if class_name in ("__numpy__", "__tensor__"):
+            return _constant_array(_object(config, here, key), here)
+        if class_name == "__keras_tensor__":
+            history = _object(config, here, "a tensor").get("keras_history")
+            return _tensor_ref(history, here)
+        if class_name in _HOLDS_CODE:
+            raise self.unsupported_class(class_name, here)
+        return self.layer(value, here)
+
+    # Models
+
+    def model(self, class_name, name, config, described, here, shared_id):
+        layers = _list(config.get("layers"), here, "layers")
+        trainable = config.get("trainable", True)
+        common = {
+            "name": name,
+            "trainable": trainable is not False,
+            "shared_id": shared_id if isinstance(shared_id, int) else None,
+        }
+        if class_name == "Sequential":
+            return self.sequential(layers, config, described, here, common)
+        return self.functional(layers, config, here, common)
+
+    def sequential(self, layers, config, described, here, common):
+        specs = [self.layer(layer, here) for layer in layers]
+        _check_unique([spec.name for spec in specs], here)
+        first = specs[0] if specs else None
+        if isinstance(first, LayerSpec) and first.class_name == INPUT_LAYER:
+            shape = _shape(first.config.get("batch_shape"), here)
+            input_name, input_dtype = first.name, first.config.get("dtype")
+            specs = specs[1:]
+        else:
+            input_name = input_dtype = None
+            shape = _first_input_shape(layers, here)
+        shape = (
+            shape
+            or _shape(config.get("build_input_shape"), here)
+            or _build_shape(described, here)
+            or (_input_shape(specs[0]) if specs else None)
+        )
+        if any(spec.class_name == INPUT_LAYER for spec in specs):
+            raise _error(here, "an InputLayer stands after another layer")
+        return ModelSpec(
+            kind="sequential",
+            layers=tuple(specs),
+            batch_input_shape=shape,
+            input_name=input_name,
+            input_dtype=input_dtype,
+            **common,
+        )
+
+    def functional(self, layers, config, here, common):
+        specs, calls = [], []
+        for described in layers:
+            described = _object(described, here, "a layer")
+            graph_name = _string(described.get("name"), here, "name of a layer in a graph")
+            spec = self.layer(described, here, name=graph_name)
+            if spec.name != graph_name:
+                raise _error(here, f"the layer {graph_name!r} calls itself {spec.name!r}")
+            specs.append(spec)
+            calls.append(self.calls(spec, described, here))
+        _check_unique([spec.name for spec in specs], here)
+        nodes = tuple(node for layer_calls in calls for node in layer_calls)
+        # A nested model counts its own construction as call 0: in Keras 1 and 2 everywhere, in
+        # Keras 3 for functional models and in output_layers only.
+        old = self.version < (3,)
+        models = {spec.name for spec in specs if isinstance(spec, ModelSpec)}
+        functional = {
+            spec.name for spec in specs if isinstance(spec, ModelSpec) and spec.kind == "functional"
+        }
+        if old:
+            nodes = tuple(
+                NodeSpec(
+                    node.layer,
+                    _earlier_node(node.args, models),
+                    _earlier_node(node.kwargs, models),
+                )
+                for node in nodes
+            )
+        inputs = _structure(config.get("input_layers"), here, "input_layers")
+        outputs = _structure(config.get("output_layers"), here, "output_layers")
+        spec = ModelSpec(
+            kind="functional",
+            layers=tuple(specs),
+            nodes=nodes,
+            inputs=inputs,
+            outputs=_earlier_node(outputs, models if old else functional),
+            **common,
+        )
+        _check_graph(spec, here)
+        return spec
+
+    def calls(self, spec, described, here):
+        """Read the inbound nodes of a layer: objects in Keras 3, lists in Keras 1 and 2."""
+        here = (*here, _title(spec))
+        nodes = []
+        for call in _list(described.get("inbound_nodes"), here, "inbound_nodes"):
+            if isinstance(call, dict):
+                args = self.value("args", _list(call.get("args"), here, "args"), here)
+                kwargs = self.value("kwargs", _object(call.get("kwargs"), here, "kwargs"), here)
+            elif call:
+                args, kwargs = self.listed_call(call, here)
+                if spec.class_name in _RECURRENT:
+                    kwargs.update(_states_among_inputs(args, described, here))
+                    args = args[:1]
+            else:
+                continue
+            nodes.append(self.node(spec, args, kwargs, here))
+        return nodes
+
+    def node(self, spec, args, kwargs, here):
+        if spec.class_name in _RECURRENT and len(args) > 1:
+            if len(args) - 1 > len(_RECURRENT_ARGUMENTS):
+                raise _error(here, f"is called with {len(args)} positional arguments")
+            kwargs = {**dict(zip(_RECURRENT_ARGUMENTS, args[1:], strict=False)), **kwargs}
+            args = args[:1]
+        kwargs = {key: value for key, value in kwargs.items() if value is not None}
+        if kwargs.get("training") is False:
+            del kwargs["training"]
+        return NodeSpec(spec.name, tuple(args), kwargs)
+
+    def listed_call(self, call, here):
+        """Read ``[[layer, node, tensor, kwargs], ...]``, or one such entry outside a list."""
+        kwargs = {}
+
+        def argument(value):
+            if _is_listed_tensor(value):
+                if len(value) == 4:
+                    kwargs.update(_object(value[3], here, "arguments of a call"))
+                if value[0] == "_CONSTANT_VALUE":
+                    return self.value("constant", value[2], here)
+                return _tensor_ref(value[:3], here)
+            if isinstance(value, list):
+                return [argument(item) for item in value]
+            if isinstance(value, dict):
+                return {key: argument(item) for key, item in value.items()}
+            raise _error(here, f"expected an input tensor, got {str(value)[:80]!r}")
+
+        def keyword(key, value):
+            if _is_listed_tensor(value):
+                return _tensor_ref(value[:3], here)
+            if isinstance(value, list):
+                return [keyword(key, item) for item in value]
+            return self.value(key, value, here)
+
+        inputs = argument(call)
+        kwargs = {key: keyword(key, value) for key, value in kwargs.items()}
+        if isinstance(inputs, list) and len(inputs) == 1:
+            inputs = inputs[0]
+        return [inputs], kwargs
+
+
+# Values
+
+
+def snake_case(class_name):
+    """Return a class name as Keras writes it in names: ``ConvLSTM2D`` is ``conv_lstm2d``."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _where(path):
+    return " > ".join(str(part)[:120] for part in path) or "the model's config"
+
+
+def _error(path, message):
+    return ModelFormatError(f"{_where(path)}: {message}")
+
+
+def _object(value, path, what):
+    if not isinstance(value, dict):
+        raise _error(path, f"expected {what} as an object, got {type(value).__name__}")
+    return value
+
+
+def _list(value, path, what):
+    if not isinstance(value, list):
+        raise _error(path, f"expected {what} as a list, got {type(value).__name__}")
+    return value
+
+
+def _string(value, path, what):
+    if not isinstance(value, str) or not value or len(value) > 1000:
+        raise _error(path, f"expected {what} as a string, got {str(value)[:80]!r}")
+    return value
+
+
+def _is_keras_module(module):
+    return isinstance(module, str) and module.split(".")[0] in ("keras", "tf_keras", "tensorflow")
+
+
+def _is_int(value):
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INT
+
+
+def _counts(key, value, path):
+    """Return a positive whole number or a list of them; floats such as 3.0 are whole."""
+    if isinstance(value, dict) and value.get("class_name") == "__tuple__":
+        value = value.get("items")
+    if isinstance(value, list):
+        return [_counts(key, item, path) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not _is_int(value) or value <= 0:
+        raise _error(path, f"{key} must be a positive whole number, got {str(value)[:80]}")
+    return value
+
+
+def _index(value, path):
+    if value is not None and not _is_int(value):
+        raise _error(path, f"expected a whole number or null, got {str(value)[:80]!r}")
+    return value
+
+
+def _constant_array(config, path):
+    try:
+        return np.array(config.get("value"), dtype=_array_dtype(config.get("dtype"), path))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _error(path, f"a constant is not an array of numbers: {error}") from error
+
+
+def _array_dtype(name, path):
+    if isinstance(name, str) and re.fullmatch(r"(float|u?int)(8|16|32|64)|bool", name):
+        return np.dtype(name)
+    raise _error(path, f"a constant has the dtype {name!r}")
+
+
+def _shape(value, path):
+    """Return a tuple of sizes and None; None for anything but the one shape of one input."""
+    if isinstance(value, dict) and value.get("class_name") in ("__tuple__", "TensorShape"):
+        value = value.get("items")
+    if not isinstance(value, list | tuple) or any(isinstance(n, list | dict) for n in value):
+        return None
+    for size in value:
+        if size is not None and not (_is_int(size) and size >= 0):
+            raise _error(path, f"expected a shape, got {str(value)[:80]}")
+    return tuple(value)
+
+
+def _build_shape(described, path):
+    build_config = described.get("build_config")
+    return _shape(build_config.get("input_shape"), path) if isinstance(build_config, dict) else None
+
+
+def _first_input_shape(layers, path):
+    """Return the input shape that the first layer of a Sequential was given, if any."""
+    config = layers[0].get("config") if layers else None
+    if not isinstance(config, dict):
+        return None
+    shape = _shape(config.get("batch_input_shape"), path)
+    if shape is None and layers[0].get("class_name") == "Bidirectional":
+        return _first_input_shape([config["layer"]], path)
+    return shape
+
+
+def _input_shape(spec):
+    """Return the shape of the one input of a layer or model, None when the file does not tell."""
+    if isinstance(spec, LayerSpec):
+        return spec.build_shape
+    if spec.kind == "sequential":
+        return spec.batch_input_shape
+    if not isinstance(spec.inputs, TensorRef):
+        return None
+    by_name = {layer.name: layer for layer in spec.layers}
+    return by_name[spec.inputs.layer].config.get("batch_shape")
+
+
+def _check_unique(names, path):
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise _error(path, f"two layers have the name {name!r}")
+        seen.add(name)
+
+
+# Graphs
+
+
+def _is_listed_tensor(value):
+    return (
+        isinstance(value, list)
+        and len(value) in (3, 4)
+        and isinstance(value[0], str)
+        and _is_int(value[1])
+        and (_is_int(value[2]) or value[0] == "_CONSTANT_VALUE")
+    )
+
+
+def _tensor_ref(value, path):
+    if not _is_listed_tensor(value):
+        raise _error(path, f"expected a tensor as [layer, node, index], got {str(value)[:80]}")
+    return TensorRef(value[0], value[1], value[2])
+
+
+def _states_among_inputs(args, described, path):
+    """Take the states and constants of a recurrent layer from its inputs, where Keras 2 put them.
+
+    Returns them as keyword arguments, and leaves the sequence alone in `args`.
+    """
+    if not isinstance(args[0], list):
+        return {}
+    args[0], *states = args[0]
+    constants = _index(described["config"].get("num_constants"), path) or 0
+    if not 0 <= constants <= len(states):
+        raise _error(path, f"has {len(states)} inputs for {constants} constants")
+    first_constant = len(states) - constants
+    given = {"initial_state": states[:first_constant], "constants": states[first_constant:]}
+    return {key: value for key, value in given.items() if value}
+
+
+def _structure(value, path, what):
+    """Read input_layers or output_layers; a list of one is that one, as in Keras."""
+
+    def read(value):
+        if _is_listed_tensor(value):
+            return _tensor_ref(value[:3], path)
+        if isinstance(value, list):
+            return [read(item) for item in value]
+        if isinstance(value, dict):
+            return {key: read(item) for key, item in value.items()}
+        raise _error(path, f"expected {what} as lists and objects, got {type(value).__name__}")
+
+    structure = read(value)
+    if isinstance(structure, list) and len(structure) == 1:
+        return structure[0]
+    return structure
+
+
+def _map_refs(function, value):
+    if isinstance(value, TensorRef):
+        return function(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_map_refs(function, item) for item in value)
+    if isinstance(value, dict):
+        return {key: _map_refs(function, item) for key, item in value.items()}
+    return value
+
+
+def refs_in(value):
+    """Return the tensors in a nested structure, in order."""
+    found = []
+    _map_refs(found.append, value)
+    return found
+
+
+def _earlier_node(value, layers):
+    """Count the calls of `layers` from 0 where the file counted from 1."""
+
+    def shift(ref):
+        return TensorRef(ref.layer, ref.node - 1, ref.tensor) if ref.layer in layers else ref
+
+    return _map_refs(shift, value)
+
+
+def _check_graph(spec, path):
+    """Raise unless every tensor comes from a call that the model makes, in some order."""
+    calls = {layer.name: 0 for layer in spec.layers}
+    for layer in spec.layers:
+        if layer.class_name == INPUT_LAYER:
+            calls[layer.name] = 1
+    identities = []
+    for node in spec.nodes:
+        identities.append((node.layer, calls[node.layer]))
+        calls[node.layer] += 1
+
+    def check(ref, what):
+        if ref.layer not in calls:
+            raise _error(path, f"{what} takes a tensor of {ref.layer!r}, which is no layer of it")
+        if not (0 <= ref.node < calls[ref.layer] and ref.tensor >= 0):
+            raise _error(
+                path,
+                f"{what} takes tensor {ref.tensor} of call {ref.node} of {ref.layer!r}, "
+                f"which is called {calls[ref.layer]} times",
+            )
+
+    needs = {}
+    for node, identity in zip(spec.nodes, identities, strict=True):
+        refs = refs_in([node.args, node.kwargs])
+        for ref in refs:
+            check(ref, f"the layer {node.layer!r}")
+        needs[identity] = {(ref.layer, ref.node) for ref in refs}
+    for ref in refs_in([spec.inputs, spec.outputs]):
+        check(ref, "the model's input or output")
+    inputs = {layer.name for layer in spec.layers if layer.class_name == INPUT_LAYER}
+    if not refs_in(spec.inputs) or any(ref.layer not in inputs for ref in refs_in(spec.inputs)):
+        raise _error(path, "the model's inputs are not its input layers")
+    if not refs_in(spec.outputs):
+        raise _error(path, "the model has no outputs")
+    _check_order(needs, {(name, 0) for name in inputs}, path)
+
+
+def _check_order(needs, done, path):
+    """Raise if the calls cannot be put in an order in which each has what it takes."""
+    users = {}
+    for call, needed in needs.items():
+        for one in needed - done:
+            users.setdefault(one, []).append(call)
+    missing = {call: len(needed - done) for call, needed in needs.items()}
+    ready = [call for call, count in missing.items() if count == 0]
+    resolved = 0
+    while ready:
+        call = ready.pop()
+        resolved += 1
+        for user in users.get(call, ()):
+            missing[user] -= 1
+            if missing[user] == 0:
+                ready.append(user)
+    if resolved < len(needs):
+        stuck = next(call for call, count in missing.items() if count)
+        raise _error(path, f"the graph has a loop through the layer {stuck[0]!r}")

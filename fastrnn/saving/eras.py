@@ -1,0 +1,233 @@
+"""What the generations of Keras wrote differently, as tables.
+
+Each `Era` puts the layer configs of files older than ``before`` in the words of the next one, so
+that a file of Keras 1 passes through all of them and a file of Keras 3 through none.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Era:
+    """The words of one generation of Keras.
+
+    Attributes
+    ----------
+    before : tuple of int
+        First version that no longer speaks so.
+    defaults : mapping
+        By the file's class name: options that the files leave out, with what that meant.
+    classes : mapping
+        Old class name to new one.
+    keys : mapping
+        Old option name to new one, for every class.
+    class_keys : mapping
+        By new class name: the same, and it goes before ``keys``.
+    values : mapping
+        By new option name: old string to new one.
+    rewrites : mapping
+        By new class name: what no table can say, as a function of the renamed options that returns
+        class name and options.
+    """
+
+    before: tuple[int, ...]
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    classes: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    class_keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    rewrites: Mapping[str, Callable[[dict], tuple[str, dict]]] = field(default_factory=dict)
+
+    def translate(self, class_name, config):
+        """Return class name and options as the next generation would have written them."""
+        config = {**self.defaults.get(class_name, {}), **config}
+        class_name = self.classes.get(class_name, class_name)
+        names = {**self.keys, **self.class_keys.get(class_name, {})}
+        config = {names.get(key, key): value for key, value in config.items()}
+        for key, meanings in self.values.items():
+            value = config.get(key)
+            if isinstance(value, str):
+                config[key] = meanings.get(value, value)
+        rewrite = self.rewrites.get(class_name)
+        return rewrite(config) if rewrite else (class_name, config)
+
+
+def _without(config, *keys):
+    return {key: value for key, value in config.items() if key not in keys}
+
+
+def _kernel_of_rows_and_columns(config):
+    if "nb_row" in config:
+        kernel_size = [config["nb_row"], config["nb_col"]]
+        config = {**_without(config, "nb_row", "nb_col"), "kernel_size": kernel_size}
+    return "Conv2D", config
+
+
+def _time_distributed_dense(config):
+    shared = {key: config[key] for key in ("name", "trainable") if key in config}
+    dense = {"class_name": "Dense", "config": config}
+    return "TimeDistributed", {**shared, "layer": dense}
+
+
+_MERGE_CLASSES = {
+    "sum": "Add",
+    "mul": "Multiply",
+    "ave": "Average",
+    "max": "Maximum",
+    "concat": "Concatenate",
+    "dot": "Dot",
+    "cos": "Dot",
+}
+
+
+def _merge(config):
+    mode = config.get("mode")
+    if mode not in _MERGE_CLASSES:
+        return "Merge", config
+    merged = {key: config[key] for key in ("name", "trainable") if key in config}
+    if mode == "concat":
+        merged["axis"] = config.get("concat_axis", -1)
+    elif mode in ("dot", "cos"):
+        merged.update(axes=config.get("dot_axes", -1), normalize=mode == "cos")
+    return _MERGE_CLASSES[mode], merged
+
+
+def _single_axis(config):
+    axis = config.get("axis")
+    if isinstance(axis, list) and len(axis) == 1:
+        config = {**config, "axis": axis[0]}
+    return "BatchNormalization", config
+
+
+_GATED = ("LSTM", "GRU", "LSTMCell", "GRUCell", "ConvLSTM2D", "ConvLSTM2DCell")
+_CUDNN = {"activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True}
+_OLD_HARD_SIGMOID = {"hard_sigmoid": "hard_sigmoid_keras2"}
+
+KERAS_1 = Era(
+    before=(2,),
+    classes={
+        "Convolution1D": "Conv1D",
+        "Convolution2D": "Conv2D",
+        "Convolution3D": "Conv3D",
+        "AtrousConvolution1D": "Conv1D",
+        "AtrousConvolution2D": "Conv2D",
+    },
+    keys={
+        "output_dim": "units",
+        "bias": "use_bias",
+        "init": "kernel_initializer",
+        "inner_init": "recurrent_initializer",
+        "inner_activation": "recurrent_activation",
+        "dropout_W": "dropout",
+        "dropout_U": "recurrent_dropout",
+        "consume_less": "implementation",
+        "W_regularizer": "kernel_regularizer",
+        "U_regularizer": "recurrent_regularizer",
+        "b_regularizer": "bias_regularizer",
+        "W_constraint": "kernel_constraint",
+        "U_constraint": "recurrent_constraint",
+        "b_constraint": "bias_constraint",
+        "nb_filter": "filters",
+        "filter_length": "kernel_size",
+        "border_mode": "padding",
+        "subsample": "strides",
+        "subsample_length": "strides",
+        "atrous_rate": "dilation_rate",
+        "pool_length": "pool_size",
+        "stride": "strides",
+        "dim_ordering": "data_format",
+        "p": "rate",
+        "sigma": "stddev",
+    },
+    class_keys={
+        "InputLayer": {"input_dtype": "dtype"},
+        "Embedding": {
+            "output_dim": "output_dim",
+            "init": "embeddings_initializer",
+            "W_regularizer": "embeddings_regularizer",
+            "W_constraint": "embeddings_constraint",
+        },
+        "UpSampling1D": {"length": "size"},
+        "BatchNormalization": {
+            "beta_init": "beta_initializer",
+            "gamma_init": "gamma_initializer",
+        },
+    },
+    values={"data_format": {"tf": "channels_last", "th": "channels_first"}},
+    rewrites={
+        "Conv2D": _kernel_of_rows_and_columns,
+        "TimeDistributedDense": _time_distributed_dense,
+        "Merge": _merge,
+    },
+)
+
+BEFORE_KERAS_2_3 = Era(
+    before=(2, 3),
+    defaults={name: {"recurrent_activation": "hard_sigmoid"} for name in _GATED},
+)
+
+KERAS_2 = Era(
+    before=(3,),
+    defaults={
+        "GRU": {"reset_after": False},
+        "GRUCell": {"reset_after": False},
+        "CuDNNLSTM": _CUDNN,
+        "CuDNNGRU": {**_CUDNN, "reset_after": True},
+    },
+    classes={
+        "Model": "Functional",
+        "CuDNNLSTM": "LSTM",
+        "CuDNNGRU": "GRU",
+        "UnifiedLSTM": "LSTM",
+        "UnifiedGRU": "GRU",
+        "BatchNormalizationV1": "BatchNormalization",
+        "BatchNormalizationV2": "BatchNormalization",
+        "SyncBatchNormalization": "BatchNormalization",
+        "ThresholdedReLU": "ReLU",
+    },
+    class_keys={
+        "InputLayer": {"batch_input_shape": "batch_shape"},
+        "LeakyReLU": {"alpha": "negative_slope"},
+        "ReLU": {"theta": "threshold"},
+    },
+    values={"activation": _OLD_HARD_SIGMOID, "recurrent_activation": _OLD_HARD_SIGMOID},
+    rewrites={"BatchNormalization": _single_axis},
+)
+
+ERAS = (KERAS_1, BEFORE_KERAS_2_3, KERAS_2)
+
+ANYTHING = object()
+"""Stands for every value in `IGNORED`."""
+
+IGNORED = {
+    # how Keras gets to the numbers, or what holds for training or the file only
+    "implementation": ANYTHING,
+    "fused": ANYTHING,
+    "synchronized": ANYTHING,
+    "autocast": ANYTHING,
+    "lora_rank": ANYTHING,
+    "lora_alpha": ANYTHING,
+    "forget_bias_init": ANYTHING,
+    # the input's shape and type, which are read where they count: at the model's input
+    "batch_input_shape": ANYTHING,
+    "batch_shape": ANYTHING,
+    "input_shape": ANYTHING,
+    "input_dim": ANYTHING,
+    "input_length": ANYTHING,
+    "input_dtype": ANYTHING,
+    "num_constants": ANYTHING,
+    # options that change the result, unless they are off
+    "time_major": (False, None),
+    "quantization_config": (None,),
+    "sparse": (False, None),
+    "ragged": (False, None),
+    "optional": (False, None),
+    "renorm": (False, None),
+    "virtual_batch_size": (None,),
+    "return_runtime": (False, None),
+    "reverse_state_order": (False, None),
+    "mode": (0,),
+}
+"""Options that may be left out where a layer does not know them, and the values that may."""

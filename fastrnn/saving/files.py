@@ -1,0 +1,133 @@
+"""Finding out what a file is and opening it as a config with weights."""
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastrnn.errors import ModelFormatError
+from fastrnn.saving import archive, hdf5
+from fastrnn.saving.config import MAX_JSON_BYTES, parse_json, parse_version
+
+_KINDS = (
+    (b"\x80", "a Python pickle, which is never opened"),
+    (b"\x08\x01", "a TensorFlow SavedModel's graph"),
+    (b"NUMPY", "a NumPy file"),
+    (b"\x93NUMPY", "a NumPy file"),
+    (b"GIF", "an image"),
+    (b"<", "a web page or XML"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file it stands for"),
+)
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model as it lies in a file.
+
+    Attributes
+    ----------
+    config : dict
+        The parsed JSON.
+    version : tuple of int
+        Of the Keras that wrote it.
+    weights : fastrnn.saving.hdf5.Group or None
+        The root of the HDF5 file with the weights; None for an architecture alone.
+    """
+
+    config: dict
+    version: tuple
+    weights: hdf5.Group | None
+
+
+@contextlib.contextmanager
+def open_model(path):
+    """Open a ``.keras`` file (or its directory), a whole-model ``.h5`` or an architecture JSON.
+
+    What a file is, is told by its first bytes. Yields a `StoredModel`.
+    """
+    path, kind = _kind_of(path)
+    with contextlib.ExitStack() as stack:
+        if kind == "archive":
+            members = stack.enter_context(archive.open_archive(path))
+            yield _archived_model(members, stack)
+        elif kind == "hdf5":
+            root = stack.enter_context(hdf5.open_hdf5(path, str(path)))
+            text = root.text("model_config")
+            if text is None:
+                raise ModelFormatError(
+                    f"{path} holds weights without a model; give the architecture as the model "
+                    "and this file as weights"
+                )
+            config = parse_json(text, f"{path}: model_config")
+            yield StoredModel(config, parse_version(root.text("keras_version")), root)
+        else:
+            with open(path, "rb") as stream:
+                text = stream.read(MAX_JSON_BYTES + 1)
+            config = parse_json(text, str(path))
+            yield StoredModel(config, _version_of_json(config), None)
+
+
+@contextlib.contextmanager
+def open_weights(path):
+    """Open a weights file, or a whole model for its weights; yields the root group."""
+    path, kind = _kind_of(path)
+    with contextlib.ExitStack() as stack:
+        if kind == "archive":
+            members = stack.enter_context(archive.open_archive(path))
+            yield _archived_weights(members, stack)
+        elif kind == "hdf5":
+            yield stack.enter_context(hdf5.open_hdf5(path, str(path)))
+        else:
+            raise ModelFormatError(f"{path} is JSON, expected a file with weights")
+
+
+def _kind_of(path):
+    """Return the path and "archive", "hdf5" or "json"."""
+    path = Path(os.fspath(path))
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file {str(path)!r}") from None
+    if stat.S_ISDIR(mode):
+        if (path / archive.CONFIG).exists():
+            return path, "archive"
+        raise ModelFormatError(f"{path} is a directory without a Keras {archive.CONFIG}")
+    if not stat.S_ISREG(mode):
+        raise ModelFormatError(f"{path} is not a regular file")
+    with open(path, "rb") as stream:
+        start = stream.read(64)
+    if start.startswith(archive.SIGNATURE):
+        return path, "archive"
+    if start.startswith(hdf5.SIGNATURE):
+        return path, "hdf5"
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
+        return path, "json"
+    known = (what for signature, what in _KINDS if start.startswith(signature))
+    what = next(known, "neither a .keras archive, an HDF5 file nor JSON" if start else "empty")
+    raise ModelFormatError(f"{path} is {what}; expected a model that Keras saved")
+
+
+def _archived_model(members, stack):
+    text = members.read(archive.CONFIG, MAX_JSON_BYTES)
+    if text is None:
+        raise ModelFormatError(f"{members.path} has no {archive.CONFIG}: it is no Keras archive")
+    config = parse_json(text, f"{members.path}: {archive.CONFIG}")
+    text = members.read(archive.METADATA, MAX_JSON_BYTES)
+    if text is None:
+        raise ModelFormatError(f"{members.path} has no {archive.METADATA}: it is no Keras archive")
+    version = parse_json(text, f"{members.path}: {archive.METADATA}").get("keras_version", "")
+    return StoredModel(config, parse_version(version), _archived_weights(members, stack))
+
+
+def _archived_weights(members, stack):
+    label = f"{members.path}: {archive.WEIGHTS}"
+    return stack.enter_context(hdf5.open_hdf5(members.weights(), label))
+
+
+def _version_of_json(config):
+    """Return the version in an architecture; Keras 3 writes none, and modules instead."""
+    version = config.get("keras_version")
+    if version is None and "module" in config:
+        return (3,)
+    return parse_version(version)

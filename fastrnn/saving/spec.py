@@ -1,0 +1,119 @@
+"""What a saved model says, in Keras 3's words and free of the file it came from.
+
+`fastrnn.saving.config` writes these, `fastrnn.model` builds from them. A spec means what the file
+meant when it was trained: old names, old defaults and old meanings are already translated, indices
+count from 0 everywhere.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """One output tensor of one call of a layer.
+
+    Attributes
+    ----------
+    layer : str
+        Name of the layer.
+    node : int
+        Which call of the layer within its model, from 0. An input layer has the single node 0.
+    tensor : int
+        Which of the call's outputs, from 0.
+    """
+
+    layer: str
+    node: int
+    tensor: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One call of a layer.
+
+    Attributes
+    ----------
+    layer : str
+        Name of the layer that is called.
+    args : tuple
+        Positional arguments: nested lists, tuples and dicts of `TensorRef` and constants.
+    kwargs : dict
+        Keyword arguments of the same kinds, such as ``initial_state`` and ``mask``; those that
+        only say what is so anyway (``mask=None``, ``training=False``) are left out.
+    """
+
+    layer: str
+    args: tuple
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """One layer.
+
+    Attributes
+    ----------
+    class_name : str
+        Keras 3's name of the class; ``ops.Add`` and the like for the operations that the
+        functional API records.
+    name : str
+        The layer's own name.
+    config : dict
+        Arguments for the class's constructor, ``name`` included: plain values, activations as
+        strings, layers inside it as `LayerSpec` or `ModelSpec`.
+    build_shape : tuple or None
+        The input shape that the layer was built with, where the file says so. None stands for an
+        unknown size.
+    shared_id : int or None
+        Equal for two specs that were one shared layer.
+    """
+
+    class_name: str
+    name: str
+    config: dict[str, Any]
+    build_shape: tuple | None = None
+    shared_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A Sequential or functional model.
+
+    Attributes
+    ----------
+    kind : {"sequential", "functional"}
+    name : str
+    layers : tuple of LayerSpec or ModelSpec
+        In the file's order. Input layers belong to functional models only: a Sequential's is told
+        by the fields ``batch_input_shape``, ``input_name`` and ``input_dtype``.
+    nodes : tuple of NodeSpec
+        Functional models: every call, layer by layer in the order of ``layers``, each layer's in
+        the order of their node indices. A Sequential calls its layers one after the other.
+    inputs, outputs : nested list and dict of TensorRef, or None
+        The structure that the model takes and returns; None for a Sequential.
+    batch_input_shape : tuple or None
+        Input shape of a Sequential, with the batch axis; None where the file tells none.
+    input_name, input_dtype : str or None
+        Name and dtype of a Sequential's input, where the file tells them.
+    trainable : bool
+    shared_id : int or None
+        Equal for two specs that were one shared model.
+    """
+
+    kind: str
+    name: str
+    layers: tuple
+    nodes: tuple = ()
+    inputs: Any = None
+    outputs: Any = None
+    batch_input_shape: tuple | None = None
+    input_name: str | None = None
+    input_dtype: str | None = None
+    trainable: bool = True
+    shared_id: int | None = None
+
+    @property
+    def class_name(self):
+        """Keras's name of the class, which weight archives use."""
+        return "Sequential" if self.kind == "sequential" else "Functional"

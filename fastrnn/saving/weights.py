@@ -1,0 +1,384 @@
+"""Putting stored arrays into built layers.
+
+Two ways of finding them: by order in the layers' groups of the older ``.h5`` files, by the path of
+attributes through the model in ``.keras`` and ``.weights.h5`` files. Either way, what the layers
+expect is compared with what is stored before anything is read, and nothing is set until everything
+is read.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastrnn.errors import ModelFormatError
+from fastrnn.saving.config import snake_case
+from fastrnn.saving.spec import ModelSpec
+
+_NOT_TRAINABLE = {
+    "BatchNormalization": {"moving_mean", "moving_variance"},
+    "Normalization": {"mean", "variance", "count"},
+}
+
+
+# How the weights of one layer are stored
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which files store the weights of a layer.
+
+    Attributes
+    ----------
+    stored_shapes : callable
+        From the shapes of the layer's weights to those of the arrays in the file.
+    convert : callable
+        From those arrays to the layer's weights.
+    """
+
+    stored_shapes: Callable[[list], list]
+    convert: Callable[[list], list]
+
+
+_AS_IT_IS = Layout(stored_shapes=lambda shapes: shapes, convert=lambda arrays: arrays)
+
+
+def _by_gate(file_order, layer_order):
+    """Keras 1: kernel, recurrent kernel and bias of each gate on their own."""
+    gates = len(file_order)
+
+    def stored_shapes(shapes):
+        return [(*shape[:-1], shape[-1] // gates) for shape in shapes] * gates
+
+    def convert(arrays):
+        each = len(arrays) // gates
+        per_gate = [arrays[each * file_order.index(gate) :][:each] for gate in layer_order]
+        return [np.concatenate(parts, axis=-1) for parts in zip(*per_gate, strict=True)]
+
+    return Layout(stored_shapes, convert)
+
+
+def _cudnn(gates, merge_biases):
+    """CuDNN's: kernels gate by gate in its own memory order, a bias for either kernel."""
+
+    def stored_shapes(shapes):
+        kernel, recurrent_kernel, *_ = shapes
+        return [kernel, recurrent_kernel, (2 * kernel[-1],)]
+
+    def convert(arrays):
+        kernel, recurrent_kernel, bias = arrays
+        kernels = [part.T.reshape(part.shape, order="F") for part in np.split(kernel, gates, 1)]
+        recurrent = [part.T for part in np.split(recurrent_kernel, gates, 1)]
+        return [np.hstack(kernels), np.hstack(recurrent), merge_biases(bias.reshape(2, -1))]
+
+    return Layout(stored_shapes, convert)
+
+
+def _keras1_conv1d():
+    """Keras 1 stored the kernel of a Convolution1D as that of a 2D one of width 1."""
+
+    def stored_shapes(shapes):
+        (length, *channels), *bias = shapes
+        return [(length, 1, *channels), *bias]
+
+    return Layout(stored_shapes, lambda arrays: [arrays[0][:, 0], *arrays[1:]])
+
+
+_LAYOUTS = {
+    "LSTMCell": (_by_gate("icfo", "ifco"), _cudnn(4, lambda biases: biases.sum(axis=0))),
+    "GRUCell": (_by_gate("zrh", "zrh"), _cudnn(3, lambda biases: biases)),
+    "Conv1D": (_keras1_conv1d(),),
+}
+_FLIPPED_BY_THEANO = {
+    "Conv1D": {"kernel"},
+    "Conv2D": {"kernel"},
+    "Conv3D": {"kernel"},
+    "Conv2DTranspose": {"kernel"},
+    "ConvLSTM2DCell": {"kernel", "recurrent_kernel"},
+}
+"""Kernels that Keras on Theano stored mirrored along the space axes."""
+
+
+# The layers that hold weights
+
+
+@dataclass(frozen=True, eq=False)
+class _Holder:
+    """A layer with weights of its own.
+
+    Attributes
+    ----------
+    layer : Layer
+    place : str
+        Where it stands in the model, for messages.
+    path : tuple of str
+        Where it stands in an archive.
+    trainable : bool
+    """
+
+    layer: object
+    place: str
+    path: tuple
+    trainable: bool
+
+    @property
+    def class_name(self):
+        return type(self.layer).__name__
+
+    def names(self, trainable=None):
+        """Return the names of all weights, or of those that are (not) trainable."""
+        fixed = _NOT_TRAINABLE.get(self.class_name, ())
+        is_trainable = {name: self.trainable and name not in fixed for name in self.layer._weights}
+        return [name for name in is_trainable if trainable in (None, is_trainable[name])]
+
+    def shapes(self, names):
+        return [tuple(self.layer._weights[name].shape) for name in names]
+
+
+class _Tree:
+    """The archive's names for the layers of a model, which are those of classes with a counter.
+
+    Keras 2.12 and 2.13 listed the layers that have weights twice and counted both.
+    """
+
+    def __init__(self, container="layers"):
+        self.container = container
+        self.count_twice = container != "layers"
+        self.first_path = {}
+
+    def holders(self, layer, spec, place="", path=(), trainable=True):
+        """Yield every `_Holder` in a layer or model, in the order of its ``weights``."""
+        shared_id = getattr(spec, "shared_id", None)
+        if shared_id is not None:
+            path = self.first_path.setdefault(shared_id, path)
+        name = f"{type(layer).__name__} {layer.name!r}"
+        place = f"{place} > {name}" if place else name
+        if isinstance(spec, ModelSpec):
+            trainable = trainable and spec.trainable
+            for part, part_spec, key in self.members(layer, spec):
+                part_path = (*path, self.container, key)
+                yield from self.holders(part, part_spec, place, part_path, trainable)
+            return
+        trainable = trainable and getattr(layer, "trainable", True)
+        if layer._weights:
+            yield _Holder(layer, place, path, trainable)
+        for attribute, child in layer._children():
+            specs = spec.config.get(attribute) if spec else None
+            if isinstance(child, list):
+                keys = _class_keys([snake_case(type(one).__name__) for one in child])
+                for i, (one, key) in enumerate(zip(child, keys, strict=True)):
+                    one_path = (*path, attribute, key)
+                    one_spec = specs[i] if specs else None
+                    yield from self.holders(one, one_spec, place, one_path, trainable)
+            else:
+                yield from self.holders(child, specs, place, (*path, attribute), trainable)
+
+    def members(self, model, spec):
+        """Yield the layers of a model with their specs and keys; operations have no keys."""
+        pairs = [
+            (layer, layer_spec)
+            for layer, layer_spec in zip(model.layers, spec.layers, strict=True)
+            if not layer_spec.class_name.startswith("ops.")
+        ]
+        stems = [snake_case(layer_spec.class_name) for _, layer_spec in pairs]
+        steps = [2 if self.count_twice and layer.weights else 1 for layer, _ in pairs]
+        for (layer, layer_spec), key in zip(pairs, _class_keys(stems, steps), strict=True):
+            yield layer, layer_spec, key
+
+
+def _class_keys(stems, steps=None):
+    counts = Counter()
+    keys = []
+    for stem, step in zip(stems, steps or [1] * len(stems), strict=True):
+        keys.append(f"{stem}_{counts[stem]}" if counts[stem] else stem)
+        counts[stem] += step
+    return keys
+
+
+# Assigning
+
+
+class ArrayInMemory:
+    """An array with the interface of `fastrnn.saving.hdf5.StoredArray`."""
+
+    def __init__(self, array, place):
+        self._array = np.asarray(array)
+        self.place = place
+        self.shape = self._array.shape
+
+    def read(self, dtype):
+        return self._array.astype(dtype)
+
+
+def assign_stored(model, spec, root):
+    """Fill a built model with the weights of an HDF5 file.
+
+    Parameters
+    ----------
+    model : Model
+        As built from `spec`, every layer with its weights.
+    spec : ModelSpec
+    root : fastrnn.saving.hdf5.Group
+        The root of a whole-model ``.h5`` file, of a weights file or of an archive's weights.
+
+    Raises
+    ------
+    ModelFormatError
+        If a weight is missing, left over, or not of the expected shape or type. The model is then
+        as it was.
+    """
+    group = root.group("model_weights") or root
+    names = group.texts("layer_names")
+    if names is not None:
+        stored = [(name, _arrays_of_layer(group, name)) for name in names]
+        values = _find_by_order(model, spec, stored, group)
+        if group.text("backend") == "theano":
+            _mirror_kernels(model, spec, values)
+    else:
+        values = _find_by_path(model, spec, root)
+    _set(model, spec, values)
+
+
+def assign_arrays(layer, spec, arrays, trainable_first):
+    """Fill a built layer or model with arrays in the order of a Keras object's ``weights``.
+
+    Keras 2 lists trainable weights before the others, Keras 3 those of each layer together.
+    """
+    holders = list(_Tree().holders(layer, spec))
+    stored = [ArrayInMemory(array, f"weight {i}") for i, array in enumerate(arrays)]
+    parts = _trainable_first(holders) if trainable_first else _all_of(holders)
+    _set(layer, spec, _match(parts, stored, f"{type(layer).__name__} {layer.name!r}"))
+
+
+def _arrays_of_layer(group, name):
+    layer_group = group.group(name)
+    if layer_group is None:
+        raise ModelFormatError(f"{group.place} has no group for the layer {name!r}")
+    arrays = []
+    for weight_name in layer_group.texts("weight_names") or ():
+        array = layer_group.array(weight_name)
+        if array is None:
+            raise ModelFormatError(f"{layer_group.place} has no array {weight_name!r}")
+        arrays.append(array)
+    return arrays
+
+
+def _find_by_order(model, spec, stored, group):
+    """Pair the layers that have weights with the groups that have arrays, in order."""
+    stored = [(name, arrays) for name, arrays in stored if arrays]
+    expected = []
+    for layer, layer_spec in zip(model.layers, spec.layers, strict=True):
+        holders = list(_Tree().holders(layer, layer_spec))
+        if holders:
+            expected.append((layer, holders))
+    if len(stored) != len(expected):
+        raise ModelFormatError(
+            f"{group.place} holds weights for {len(stored)} layers "
+            f"({_listing(name for name, _ in stored)}), the model has {len(expected)} with weights "
+            f"({_listing(layer.name for layer, _ in expected)})"
+        )
+    values = {}
+    for (_, holders), (name, arrays) in zip(expected, stored, strict=True):
+        values |= _match(_trainable_first(holders), arrays, f"{group.place} > {name}")
+    return values
+
+
+def _find_by_path(model, spec, root):
+    containers = ("layers", "_layer_checkpoint_dependencies")
+    tops = {name.split("\\")[0] for name in root.names()}
+    container = next((name for name in containers if name in tops), None)
+    if container is None:
+        raise ModelFormatError(f"{root.place} holds no weights of a Keras model")
+    values = {}
+    for holder in _Tree(container).holders(model, spec):
+        group = _group_at(root, holder.path)
+        if group is None:
+            raise ModelFormatError(
+                f"{root.place} has no {'/'.join(holder.path)}/vars for {holder.place}"
+            )
+        stored = []
+        while (array := group.array(str(len(stored)))) is not None:
+            stored.append(array)
+        values |= _match(_all_of([holder]), stored, group.place)
+    return values
+
+
+def _group_at(root, path):
+    """Return the group of a layer's own weights; Keras on Windows joined names by backslashes."""
+    group = root.group("/".join((*path, "vars")))
+    return group or root.group("\\".join(path) + "/vars")
+
+
+def _all_of(holders):
+    return [(holder, holder.names()) for holder in holders]
+
+
+def _trainable_first(holders):
+    trainable = [(holder, holder.names(True)) for holder in holders]
+    fixed = [(holder, holder.names(False)) for holder in holders]
+    return [(holder, names) for holder, names in trainable + fixed if names]
+
+
+def _match(parts, stored, place):
+    """Read the stored arrays, in order, for the weights in `parts`.
+
+    Returns a dict from (layer's id, weight's name) to array.
+    """
+    values = {}
+    for holder, names in parts:
+        shapes = holder.shapes(names)
+        layout, count = _layout_of(holder, shapes, stored, place)
+        dtypes = [holder.layer._weights[name].dtype for name in names]
+        dtypes = dtypes if count == len(names) else dtypes[:1] * count
+        arrays = [array.read(dtype) for array, dtype in zip(stored, dtypes, strict=False)]
+        arrays = layout.convert(arrays)
+        if [array.shape for array in arrays] != shapes:
+            raise _mismatch(holder, shapes, stored, place)
+        for name, array in zip(names, arrays, strict=True):
+            values[id(holder.layer), name] = array
+        stored = stored[count:]
+    if stored:
+        raise ModelFormatError(f"{place} holds {len(stored)} arrays more than the model takes")
+    return values
+
+
+def _layout_of(holder, shapes, stored, place):
+    """Return the layout that fits the next stored arrays, and of how many arrays it is."""
+    found = [array.shape for array in stored]
+    for layout in (_AS_IT_IS, *_LAYOUTS.get(holder.class_name, ())):
+        expected = layout.stored_shapes(shapes)
+        if found[: len(expected)] == expected:
+            return layout, len(expected)
+    raise _mismatch(holder, shapes, stored, place)
+
+
+def _mismatch(holder, shapes, stored, place):
+    found = _listing(array.shape for array in stored[: len(shapes)])
+    return ModelFormatError(
+        f"{holder.place} takes arrays of the shapes {_listing(shapes)}; "
+        f"{place} holds {found or 'none'}"
+    )
+
+
+def _listing(items):
+    items = [str(item) for item in items]
+    return ", ".join(items if len(items) <= 8 else [*items[:8], "..."])
+
+
+def _mirror_kernels(model, spec, values):
+    for holder in _Tree().holders(model, spec):
+        for name in _FLIPPED_BY_THEANO.get(holder.class_name, ()):
+            kernel = values[id(holder.layer), name]
+            values[id(holder.layer), name] = np.flip(kernel, tuple(range(kernel.ndim - 2)))
+
+
+def _set(layer, spec, values):
+    if isinstance(spec, ModelSpec):
+        for part, part_spec in zip(layer.layers, spec.layers, strict=True):
+            _set(part, part_spec, values)
+        return
+    holders = _Tree().holders(layer, spec)
+    weights = [values[id(holder.layer), name] for holder in holders for name in holder.names()]
+    if weights:
+        layer.set_weights(weights)
