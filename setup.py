@@ -2,13 +2,11 @@
 
 import os
 import platform
-import sys
 from pathlib import Path
 
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
-from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 SOURCE = "fastrnn/_core.pyx"
@@ -26,7 +24,15 @@ DIRECTIVES = {
     "cdivision": True,
     "freethreading_compatible": True,
 }
-FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp", "-Wno-psabi"]
+FLAGS = [
+    "-O3",
+    "-std=gnu11",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fopenmp",
+    "-Wno-psabi",
+]
 
 
 def levels() -> dict[str, list[str]]:
@@ -48,12 +54,17 @@ def extension(level: str, flags: list[str], bits: int) -> Extension:
         f"fastrnn.{name}",
         [str(stub)],
         include_dirs=["fastrnn/kernels", numpy.get_include()],
-        define_macros=[("FASTRNN_REAL_BITS", str(bits)), ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        define_macros=[
+            ("FASTRNN_REAL_BITS", str(bits)),
+            ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
+        ],
         extra_compile_args=FLAGS + flags + werror,
         extra_link_args=["-fopenmp"],
         depends=[SOURCE, *map(str, Path("fastrnn/kernels").glob("*"))],
     )
 
 
-extensions = [extension(level, flags, bits) for level, flags in levels().items() for bits in (32, 64)]
+extensions = [
+    extension(level, flags, bits) for level, flags in levels().items() for bits in (32, 64)
+]
 setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES))

@@ -9,7 +9,11 @@ import platform
 import numpy as np
 
 ISA_VARIABLE = "FASTRNN_ISA"
-LEVELS = ("v4", "v3", "base")  # best first; v3 is AVX2 with FMA, v4 AVX-512, as in x86-64-v3 and -v4
+LEVELS = (
+    "v4",
+    "v3",
+    "base",
+)  # best first; v3 is AVX2 with FMA, v4 AVX-512, as in x86-64-v3 and -v4
 
 
 def _module_name(level, bits):
@@ -33,14 +37,18 @@ def isa():
     """
     built = _built_levels()
     if not built:
-        raise ImportError("fastrnn's compiled core is missing; install the package with pip, or run `make build`")
+        raise ImportError(
+            "fastrnn's compiled core is missing; install the package with pip, or run `make build`"
+        )
     base = importlib.import_module(_module_name("base", 32))
     available = [level for level in built if base.cpu_has(level)]
     forced = os.environ.get(ISA_VARIABLE)
     if forced is None:
         return available[0]
     if forced not in available:
-        raise ImportError(f"{ISA_VARIABLE}={forced}: expected one of {', '.join(available)} on this machine")
+        raise ImportError(
+            f"{ISA_VARIABLE}={forced}: expected one of {', '.join(available)} on this machine"
+        )
     return forced
 
 
@@ -124,7 +132,9 @@ def show_config():
         "isa_built": _built_levels(),
         "vector_bytes": core(np.float32).VECTOR_BYTES,
         "threads": get_num_threads(),
-        "blas": "{name} {version}".format(**scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]),
+        "blas": "{name} {version}".format(
+            **scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]
+        ),
     }
     for name, value in config.items():
         print(f"{name:13} {value}")

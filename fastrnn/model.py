@@ -1,12 +1,14 @@
 """Models: layers connected to a graph, compiled to a plan on first use."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers import REGISTRY, InputLayer
-from fastrnn.layers.base import Layer, to_mask, to_numeric
+from fastrnn.layers.base import Layer, deserialize, serialize, to_mask, to_numeric
 from fastrnn.layers.rnn import RNN
-from fastrnn.plan import Builder, Executable
+from fastrnn.plan import Builder, Executable, Value
 from fastrnn.saving.spec import LayerSpec, ModelSpec, TensorRef
 
 ROWS_BETWEEN_NUMPY_STEPS = 1024
@@ -91,7 +93,9 @@ class Model(Layer):
         for layer in self._layers:
             if layer.name == name:
                 return layer
-        raise ValueError(f"no layer named {name!r}; there are {', '.join(layer.name for layer in self._layers)}")
+        raise ValueError(
+            f"no layer named {name!r}; there are {', '.join(layer.name for layer in self._layers)}"
+        )
 
     @property
     def input_shape(self):
@@ -103,13 +107,19 @@ class Model(Layer):
     def output_shape(self):
         """The output's shape with the batch, None for an unknown size; in the outputs' structure."""
         builder = Builder()
-        return map_structure(lambda value: value.shape, self._lower_graph(builder, self._input_values(builder)))
+        return map_structure(
+            lambda value: value.shape, self._lower_graph(builder, self._input_values(builder))
+        )
 
     def summary(self, print_fn=print):
         """Print a table of the layers, their output shapes and numbers of parameters."""
         shapes = self._layer_output_shapes()
         rows = [
-            (f"{layer.name} ({type(layer).__name__})", str(shapes.get(layer, "?")), f"{layer.count_params():,}")
+            (
+                f"{layer.name} ({type(layer).__name__})",
+                str(shapes.get(layer, "?")),
+                f"{layer.count_params():,}",
+            )
             for layer in self._layers
         ]
         header = ("Layer (type)", "Output Shape", "Param #")
@@ -164,14 +174,12 @@ class Model(Layer):
             builder = Builder()
             values = self._input_values(builder)
             masks = {i: builder.mask() for i, carries in enumerate(masked) if carries}
-            inputs = [
-                type(value)(value.buffer, value.shape, masks.get(i)) for i, value in enumerate(values)
-            ]
+            inputs = [replace(value, mask=masks.get(i)) for i, value in enumerate(values)]
             outputs = self._lower_graph(builder, inputs)
             buffers = [value.buffer for value in values] + list(masks.values())
             executable = Executable(builder, buffers, [value.buffer for value in flatten(outputs)])
             self._executables[masked] = executable, map_structure(lambda value: None, outputs)
-            if not any(masked) and isinstance(outputs, type(values[0])) and len(values) == 1:
+            if not any(masked) and isinstance(outputs, Value) and len(values) == 1:
                 self._run_directly = executable.run_directly([value.shape for value in values])
         return self._executables[masked]
 
@@ -185,16 +193,22 @@ class Model(Layer):
             keys = list(self._input_structure) if isinstance(self._input_structure, dict) else names
             keys = names if set(inputs) >= set(names) else keys
             if not set(inputs) >= set(keys):
-                raise ValueError(f"model {self.name!r}: expected inputs named {', '.join(keys)}; got {list(inputs)}")
+                raise ValueError(
+                    f"model {self.name!r}: expected inputs named {', '.join(keys)}; got {list(inputs)}"
+                )
             arrays = [leaf for key in keys for leaf in flatten(inputs[key])]
         elif len(expected) == 1 and not (
-            isinstance(inputs, (list, tuple)) and len(inputs) == 1 and isinstance(inputs[0], np.ndarray)
+            isinstance(inputs, (list, tuple))
+            and len(inputs) == 1
+            and isinstance(inputs[0], np.ndarray)
         ):
             arrays = [inputs]
         else:
             arrays = flatten(inputs)
         if len(arrays) != len(expected):
-            raise ValueError(f"model {self.name!r}: expected {len(expected)} inputs; got {len(arrays)}")
+            raise ValueError(
+                f"model {self.name!r}: expected {len(expected)} inputs; got {len(arrays)}"
+            )
         arrays = [self._fit(array, layer) for array, layer in zip(arrays, expected, strict=True)]
         if len({len(array) for array in arrays}) > 1:
             sizes = ", ".join(str(len(array)) for array in arrays)
@@ -213,7 +227,9 @@ class Model(Layer):
         if array.ndim != len(shape) or any(want not in (None, got) for got, want in sizes):
             raise ValueError(f"input {layer.name!r}: expected shape {shape}; got {array.shape}")
         if 0 in array.shape[1:]:
-            raise ValueError(f"input {layer.name!r}: expected no empty axis but the batch; got shape {array.shape}")
+            raise ValueError(
+                f"input {layer.name!r}: expected no empty axis but the batch; got shape {array.shape}"
+            )
         return array
 
     def _check_batch(self, arrays):
@@ -296,7 +312,9 @@ class Model(Layer):
         self._build_for_call(x)
         arrays = self._flat_inputs(x)
         rows = len(arrays[0])
-        if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1 or batch_size != int(batch_size)):
+        if batch_size is not None and (
+            isinstance(batch_size, bool) or batch_size < 1 or batch_size != int(batch_size)
+        ):
             raise ValueError(f"expected a positive integer as batch_size; got {batch_size!r}")
         if self.stateful:
             group = self._inputs[0].batch_shape[0] or rows
@@ -311,8 +329,13 @@ class Model(Layer):
         if rows <= group:
             outputs = self._run(arrays)
         else:
-            parts = [self._run([a[start : start + group] for a in arrays]) for start in range(0, rows, group)]
-            flat = iter([np.concatenate(leaves) for leaves in zip(*map(flatten, parts), strict=True)])
+            parts = [
+                self._run([a[start : start + group] for a in arrays])
+                for start in range(0, rows, group)
+            ]
+            flat = iter(
+                [np.concatenate(leaves) for leaves in zip(*map(flatten, parts), strict=True)]
+            )
             outputs = map_structure(lambda _: next(flat), parts[0])
         if verbose:
             print(f"{rows} rows in {-(-rows // group) if rows else 0} steps")
@@ -394,7 +417,9 @@ class Sequential(Model):
     @property
     def _inputs(self):
         if self._input is None:
-            raise ValueError(f"model {self.name!r} is not built: give it an Input, call it, or call build")
+            raise ValueError(
+                f"model {self.name!r} is not built: give it an Input, call it, or call build"
+            )
         return [self._input]
 
     @property
@@ -460,7 +485,11 @@ class Sequential(Model):
             if self._input is None:
                 shape = to_numeric(inputs, f"model {self.name!r}").shape
                 self._input = InputLayer(
-                    batch_shape=(shape[0] if self.stateful else None, *[None] * (len(shape) - 2), *shape[1:][-1:])
+                    batch_shape=(
+                        shape[0] if self.stateful else None,
+                        *[None] * (len(shape) - 2),
+                        *shape[1:][-1:],
+                    )
                 )
             self.build()
 
@@ -468,7 +497,9 @@ class Sequential(Model):
         (value,) = inputs
         for layer in self._layers:
             if isinstance(value, list):
-                raise ValueError(f"layer {layer.name!r} of {self.name!r}: expected one input; got {len(value)} outputs")
+                raise ValueError(
+                    f"layer {layer.name!r} of {self.name!r}: expected one input; got {len(value)} outputs"
+                )
             value = call_layer(layer, builder, value)
             if shapes is not None:
                 shapes[layer] = map_structure(lambda output: output.shape, value)
@@ -476,16 +507,16 @@ class Sequential(Model):
 
     def get_config(self):
         """Return the model's description as Keras 3 writes it, a dict."""
-        from fastrnn.layers.base import serialize
-
         layers = ([self._input] if self._input is not None else []) + self._layers
         config = {**super().get_config(), "layers": [serialize(layer) for layer in layers]}
-        return {**config, "build_input_shape": self._input.batch_shape} if self._input is not None else config
+        return (
+            {**config, "build_input_shape": self._input.batch_shape}
+            if self._input is not None
+            else config
+        )
 
     @classmethod
     def from_config(cls, config):
-        from fastrnn.layers.base import deserialize
-
         return cls([deserialize(layer) for layer in config["layers"]], name=config.get("name"))
 
 
@@ -522,7 +553,11 @@ class Functional(Model):
         while pending:
             late = []
             for name, index, node in pending:
-                refs = [leaf for leaf in flatten([node.args, node.kwargs]) if isinstance(leaf, TensorRef)]
+                refs = [
+                    leaf
+                    for leaf in flatten([node.args, node.kwargs])
+                    if isinstance(leaf, TensorRef)
+                ]
                 if all((ref.layer, ref.node) in ready for ref in refs):
                     if (name, index) not in ready:
                         ordered.append((name, index, node))
@@ -530,7 +565,9 @@ class Functional(Model):
                 else:
                     late.append((name, index, node))
             if len(late) == len(pending):
-                raise ValueError(f"model {self.name!r}: the calls of {', '.join(name for name, _, _ in late)} have no start")
+                raise ValueError(
+                    f"model {self.name!r}: the calls of {', '.join(name for name, _, _ in late)} have no start"
+                )
             pending = late
         return ordered
 
@@ -577,18 +614,16 @@ def call_layer(layer, builder, x, mask=None, **tensors):
     if mask is not None:
         builder.masks.add(mask.buffer)
     if mask is not None or tensors:
-        x = type(x)(x.buffer, x.shape, None if mask is None else mask.buffer)
+        x = replace(x, mask=None if mask is None else mask.buffer)
     if "initial_state" in tensors:
         tensors["initial_state"] = flatten(tensors["initial_state"])
+    layer._check_input(values[0].shape)
     if not layer.built:
-        layer._check_input(values[0].shape)
         layer.build(values[0].shape)
-    else:
-        layer._check_input(values[0].shape)
     outputs = layer.lower(builder, x, **tensors)
     if layer.supports_masking or isinstance(outputs, list):
         return outputs
-    return type(outputs)(outputs.buffer, outputs.shape)
+    return replace(outputs, mask=None)
 
 
 def layer_from_spec(spec):
@@ -600,7 +635,9 @@ def layer_from_spec(spec):
         If its class is not supported.
     """
     if spec.class_name not in REGISTRY:
-        raise UnsupportedLayerError(f"layer {spec.name!r} of class {spec.class_name} is not supported")
+        raise UnsupportedLayerError(
+            f"layer {spec.name!r} of class {spec.class_name} is not supported"
+        )
     return REGISTRY[spec.class_name].from_config(
         {key: _built_from(value) for key, value in spec.config.items()}
     )
@@ -632,5 +669,9 @@ def model_from_spec(spec):
     shape = spec.batch_input_shape
     if shape is None and spec.layers and getattr(spec.layers[0], "build_shape", None):
         shape = spec.layers[0].build_shape
-    first = [] if shape is None else [InputLayer(batch_shape=shape, name=spec.input_name, dtype=spec.input_dtype)]
+    first = (
+        []
+        if shape is None
+        else [InputLayer(batch_shape=shape, name=spec.input_name, dtype=spec.input_dtype)]
+    )
     return Sequential([*first, *layers], name=spec.name)

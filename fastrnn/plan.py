@@ -113,7 +113,9 @@ class Dense(Step):
         if not is_elementwise(self.activation):
             return None
         name = _kernel_name(self.activation)
-        return core(self.dtype).Dense(self.kernel, self.bias, name, x=self.sources[0], y=self.targets[0])
+        return core(self.dtype).Dense(
+            self.kernel, self.bias, name, x=self.sources[0], y=self.targets[0]
+        )
 
     def run(self, arrays):
         (x,) = arrays
@@ -207,7 +209,10 @@ class Plan:
         self.n_buffers, self.masks = n_buffers, frozenset(masks)
         self._segments = self._group()
         alone = self._segments[0] if len(self._segments) == 1 else None
-        whole = isinstance(alone, _Segment) and (alone.inputs, alone.outputs) == (self.inputs, self.outputs)
+        whole = isinstance(alone, _Segment) and (alone.inputs, alone.outputs) == (
+            self.inputs,
+            self.outputs,
+        )
         self.program = alone.program if whole else None
 
     def _group(self):
@@ -216,7 +221,12 @@ class Plan:
         for step in self.steps:
             kernel = step.compiled()
             last = groups[-1] if groups else None
-            if kernel is not None and last is not None and last[1] and last[0][0].dtype == step.dtype:
+            if (
+                kernel is not None
+                and last is not None
+                and last[1]
+                and last[0][0].dtype == step.dtype
+            ):
                 last[0].append(step)
                 last[1].append(kernel)
             else:
@@ -230,7 +240,9 @@ class Plan:
                 # A whole plan's own order, so that its one segment can take the caller's arrays as they come.
                 segment_inputs = self.inputs if read == set(self.inputs) else tuple(sorted(read))
                 given = made & needed
-                segment_outputs = self.outputs if sorted(given) == sorted(self.outputs) else tuple(sorted(given))
+                segment_outputs = (
+                    self.outputs if sorted(given) == sorted(self.outputs) else tuple(sorted(given))
+                )
                 program = core(steps[0].dtype).Program(
                     self.n_buffers, kernels, segment_inputs, segment_outputs, self.masks & read
                 )
@@ -264,11 +276,16 @@ class Plan:
             sources = part.inputs if isinstance(part, _Segment) else part.sources
             targets = part.outputs if isinstance(part, _Segment) else part.targets
             converted = [
-                np.ascontiguousarray(values[number], np.bool_ if number in self.masks else part.dtype)
+                np.ascontiguousarray(
+                    values[number], np.bool_ if number in self.masks else part.dtype
+                )
                 for number in sources
             ]
             values.update(zip(targets, part.run(converted), strict=True))
-        return [values[number].copy() if number in self.inputs else values[number] for number in self.outputs]
+        return [
+            values[number].copy() if number in self.inputs else values[number]
+            for number in self.outputs
+        ]
 
 
 @dataclass(frozen=True)
@@ -304,7 +321,9 @@ class Executable:
         self._n_outputs = len(outputs)
         before = [buffer for _, buffers, _ in builder.states for buffer in buffers]
         after = [buffer for _, _, buffers in builder.states for buffer in buffers]
-        self.plan = Plan(builder.steps, [*inputs, *before], [*outputs, *after], builder.n_buffers, builder.masks)
+        self.plan = Plan(
+            builder.steps, [*inputs, *before], [*outputs, *after], builder.n_buffers, builder.masks
+        )
 
     def __call__(self, arrays, compiled=True):
         """Run the plan on the caller's arrays, a list; returns the list of its outputs. Errors leave states alone."""

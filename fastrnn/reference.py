@@ -73,7 +73,9 @@ class GRU:
 
     n_states = 1
 
-    def __init__(self, kernel, recurrent_kernel, bias, activation, recurrent_activation, reset_after):
+    def __init__(
+        self, kernel, recurrent_kernel, bias, activation, recurrent_activation, reset_after
+    ):
         self.kernel, self.recurrent_kernel = kernel, recurrent_kernel
         self.activation, self.recurrent_activation = activation, recurrent_activation
         self.reset_after = reset_after
@@ -99,7 +101,14 @@ class GRU:
 
 
 def recurrence(
-    step, x, states, mask=None, *, return_sequences=False, go_backwards=False, zero_output_for_mask=False
+    step,
+    x,
+    states,
+    mask=None,
+    *,
+    return_sequences=False,
+    go_backwards=False,
+    zero_output_for_mask=False,
 ):
     """Run a cell over time.
 
@@ -136,7 +145,9 @@ def recurrence(
             states, output = stepped, stepped[0]
         else:
             valid = [mask[:, t].reshape(-1, *[1] * (new.ndim - 1)) for new in stepped]
-            states = tuple(np.where(v, new, old) for v, new, old in zip(valid, stepped, states, strict=True))
+            states = tuple(
+                np.where(v, new, old) for v, new, old in zip(valid, stepped, states, strict=True)
+            )
             output = np.where(valid[0], stepped[0], 0 if zero_output_for_mask else output)
         outputs.append(output)
     return (np.stack(outputs, axis=1) if return_sequences else output), states

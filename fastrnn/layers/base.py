@@ -1,6 +1,8 @@
 """What all layers share: name, dtype, weights, configs, and the way from a call to a plan."""
 
 import collections
+import contextlib
+import contextvars
 import re
 
 import numpy as np
@@ -35,6 +37,19 @@ def _policy_name(dtype):
     return dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or np.dtype(dtype).name
 
 
+_initializing = contextvars.ContextVar("initializing", default=True)
+
+
+@contextlib.contextmanager
+def weights_come_later():
+    """Let layers built inside get zeros for weights: initial values that are replaced at once cost seconds."""
+    token = _initializing.set(False)
+    try:
+        yield
+    finally:
+        _initializing.reset(token)
+
+
 def to_numeric(x, what):
     """Return `x` as an array of numbers.
 
@@ -61,7 +76,9 @@ def to_mask(mask, batch_and_time, what):
     if array.shape == (*batch_and_time, 1):
         array = array[..., 0]
     if array.shape != tuple(batch_and_time):
-        raise ValueError(f"{what}: expected a mask of shape {tuple(batch_and_time)}; got {np.shape(mask)}")
+        raise ValueError(
+            f"{what}: expected a mask of shape {tuple(batch_and_time)}; got {np.shape(mask)}"
+        )
     return np.ascontiguousarray(array, np.bool_)
 
 
@@ -87,11 +104,17 @@ def deserialize(description):
 
     class_name = description["class_name"]
     if class_name not in REGISTRY:
-        raise UnsupportedLayerError(f"layers of class {class_name} are not supported; known: {', '.join(REGISTRY)}")
+        raise UnsupportedLayerError(
+            f"layers of class {class_name} are not supported; known: {', '.join(REGISTRY)}"
+        )
     return REGISTRY[class_name].from_config(description["config"])
 
 
-_SERIALIZERS = {"activation": activations.serialize, "initializer": initializers.serialize, "cell": serialize}
+_SERIALIZERS = {
+    "activation": activations.serialize,
+    "initializer": initializers.serialize,
+    "cell": serialize,
+}
 
 
 class Layer:
@@ -136,7 +159,9 @@ class Layer:
         **unknown,
     ):
         if unknown:
-            raise ValueError(f"{type(self).__name__}: unknown arguments {', '.join(map(repr, sorted(unknown)))}")
+            raise ValueError(
+                f"{type(self).__name__}: unknown arguments {', '.join(map(repr, sorted(unknown)))}"
+            )
         self.name = _unused_name(type(self).__name__) if name is None else str(name)
         self.dtype = _policy_name(dtype)
         if self.dtype not in _COMPUTE_DTYPES:
@@ -147,7 +172,9 @@ class Layer:
         self.trainable = trainable
         self.activity_regularizer = activity_regularizer
         self.declared_input_shape = (
-            (None, *input_shape) if input_shape is not None else batch_input_shape and tuple(batch_input_shape)
+            (None, *input_shape)
+            if input_shape is not None
+            else batch_input_shape and tuple(batch_input_shape)
         )
         self.built = False
         self._weights = {}
@@ -181,7 +208,12 @@ class Layer:
         ndarray
             Read-only, of the layer's dtype.
         """
-        values = np.ascontiguousarray(initializers.get(initializer)(shape, dtype=self.compute_dtype.name))
+        if _initializing.get():
+            values = np.ascontiguousarray(
+                initializers.get(initializer)(shape, dtype=self.compute_dtype.name)
+            )
+        else:
+            values = np.zeros(shape, self.compute_dtype)
         values.flags.writeable = False
         self._weights[name] = values
         return values
@@ -197,7 +229,10 @@ class Layer:
     @property
     def weights(self):
         """list of ndarray: all weights, read-only, in Keras's order."""
-        return [*self._weights.values(), *(w for child in self._flat_children() for w in child.weights)]
+        return [
+            *self._weights.values(),
+            *(w for child in self._flat_children() for w in child.weights),
+        ]
 
     def get_weights(self):
         """Return copies of the weights in Keras's order, a list of ndarray."""
@@ -218,11 +253,15 @@ class Layer:
         """
         weights = [to_numeric(weight, f"weights of layer {self.name!r}") for weight in weights]
         if not self.built:
-            raise ValueError(f"layer {self.name!r} has no weights yet: build it, or call it, before set_weights")
+            raise ValueError(
+                f"layer {self.name!r} has no weights yet: build it, or call it, before set_weights"
+            )
         expected = [weight.shape for weight in self.weights]
         given = [weight.shape for weight in weights]
         if given != expected:
-            raise ValueError(f"layer {self.name!r}: expected weights of shapes {expected}; got {given}")
+            raise ValueError(
+                f"layer {self.name!r}: expected weights of shapes {expected}; got {given}"
+            )
         self._take_weights(iter(weights))
         self._forget_plans()
 
@@ -329,12 +368,18 @@ class Layer:
             builder = Builder()
             batch = x.shape[0] if getattr(self, "stateful", False) else None
             mask = builder.mask() if masks else None
-            value = builder.value((batch, *[None] * (x.ndim - 2), *x.shape[-1:][: x.ndim - 1]), mask)
+            value = builder.value(
+                (batch, *[None] * (x.ndim - 2), *x.shape[-1:][: x.ndim - 1]), mask
+            )
             initial = [builder.value((None, state.shape[1])) for state in states]
             outputs = self.lower(builder, value, *([initial] if initial else []))
             several = isinstance(outputs, list)
             buffers = [output.buffer for output in (outputs if several else [outputs])]
-            inputs = [value.buffer, *([mask] if masks else []), *(state.buffer for state in initial)]
+            inputs = [
+                value.buffer,
+                *([mask] if masks else []),
+                *(state.buffer for state in initial),
+            ]
             executable = Executable(builder, inputs, buffers), several
             self._executables[form] = executable
         run, several = executable

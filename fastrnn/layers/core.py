@@ -49,9 +49,13 @@ class InputLayer(Layer):
     ):
         super().__init__(name=name, **kwargs)
         if (shape is None) == (batch_shape is None):
-            raise ValueError(f"expected one of shape and batch_shape; got {shape!r} and {batch_shape!r}")
+            raise ValueError(
+                f"expected one of shape and batch_shape; got {shape!r} and {batch_shape!r}"
+            )
         if sparse or ragged or input_tensor is not None:
-            raise UnsupportedLayerError(f"input {self.name!r}: sparse, ragged and tensor inputs are not supported")
+            raise UnsupportedLayerError(
+                f"input {self.name!r}: sparse, ragged and tensor inputs are not supported"
+            )
         self.batch_shape = (batch_size, *shape) if batch_shape is None else tuple(batch_shape)
         # What the caller passes is converted by the layer that reads it, so any dtype does.
         self.input_dtype = "float32" if dtype is None else dtype
@@ -67,9 +71,13 @@ class InputLayer(Layer):
         return x
 
 
-def Input(shape=None, batch_size=None, dtype=None, sparse=None, batch_shape=None, name=None, **kwargs):
+def Input(
+    shape=None, batch_size=None, dtype=None, sparse=None, batch_shape=None, name=None, **kwargs
+):
     """Return an `InputLayer`; the arguments are its."""
-    return InputLayer(shape, batch_size, dtype, sparse, batch_shape=batch_shape, name=name, **kwargs)
+    return InputLayer(
+        shape, batch_size, dtype, sparse, batch_shape=batch_shape, name=name, **kwargs
+    )
 
 
 class Dense(Layer):
@@ -123,7 +131,9 @@ class Dense(Layer):
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         if lora_rank or quantization_config is not None:
-            raise UnsupportedLayerError(f"layer {self.name!r}: LoRA and quantized Dense layers are not supported")
+            raise UnsupportedLayerError(
+                f"layer {self.name!r}: LoRA and quantized Dense layers are not supported"
+            )
         self.units = positive_integer(units, f"layer {self.name!r}: units")
         self.activation = activations.get(activation)
         self.use_bias = use_bias
@@ -154,7 +164,9 @@ class Dense(Layer):
 
     def _check_input(self, shape):
         if len(shape) < 2:
-            raise ValueError(f"layer {self.name!r}: expected an input (batch, ..., features); got shape {tuple(shape)}")
+            raise ValueError(
+                f"layer {self.name!r}: expected an input (batch, ..., features); got shape {tuple(shape)}"
+            )
         if self.built and shape[-1] != self.kernel.shape[0]:
             raise ValueError(
                 f"layer {self.name!r}: expected {self.kernel.shape[0]} features; got an input of shape {tuple(shape)}"
@@ -163,8 +175,14 @@ class Dense(Layer):
     def lower(self, builder, x):
         y = builder.value(self.compute_output_shape(x.shape), x.mask)
         inside = self.activation if plan.is_elementwise(self.activation) else activations.linear
-        builder.add(plan.Dense((x.buffer,), (y.buffer,), self.compute_dtype, self.kernel, self.bias, inside))
-        return y if inside is self.activation else activate(builder, y, self.activation, self.compute_dtype)
+        builder.add(
+            plan.Dense((x.buffer,), (y.buffer,), self.compute_dtype, self.kernel, self.bias, inside)
+        )
+        return (
+            y
+            if inside is self.activation
+            else activate(builder, y, self.activation, self.compute_dtype)
+        )
 
 
 def positive_integer(value, what):
@@ -237,7 +255,9 @@ class Dropout(Layer):
 
     def _refuse_training(self, training):
         if training and self.rate:
-            raise ValueError(f"layer {self.name!r}: fastrnn runs inference only, so training=True cannot drop inputs")
+            raise ValueError(
+                f"layer {self.name!r}: fastrnn runs inference only, so training=True cannot drop inputs"
+            )
 
     def lower(self, builder, x):
         return x

@@ -97,7 +97,9 @@ class GRUCell(RecurrentCell):
         )
 
     def _add_bias(self, columns):
-        self.add_weight((2, columns) if self.reset_after else (columns,), self.bias_initializer, "bias")
+        self.add_weight(
+            (2, columns) if self.reset_after else (columns,), self.bias_initializer, "bias"
+        )
 
     def recurrence(self):
         cell = reference.GRU(

@@ -98,7 +98,11 @@ class LSTMCell(RecurrentCell):
         )
 
     def _add_bias(self, columns):
-        self.add_weight((columns,), self._initial_bias if self.unit_forget_bias else self.bias_initializer, "bias")
+        self.add_weight(
+            (columns,),
+            self._initial_bias if self.unit_forget_bias else self.bias_initializer,
+            "bias",
+        )
 
     def _initial_bias(self, shape, dtype):
         """The bias initializer's values for i, ones for f, and its values again for g and o."""
@@ -113,7 +117,11 @@ class LSTMCell(RecurrentCell):
 
     def recurrence(self):
         cell = reference.LSTM(
-            self.kernel, self.recurrent_kernel, self.bias, self.activation, self.recurrent_activation
+            self.kernel,
+            self.recurrent_kernel,
+            self.bias,
+            self.activation,
+            self.recurrent_activation,
         )
         return cell, "lstm"
 

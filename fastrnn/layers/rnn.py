@@ -19,7 +19,10 @@ class RecurrentCell(Layer):
     def _take_arguments(self, units, dropout, recurrent_dropout, **others):
         """Keep the constructor's arguments as attributes, read as Keras reads them."""
         self.units = positive_integer(units, f"layer {self.name!r}: units")
-        self.dropout, self.recurrent_dropout = min(1.0, max(0.0, dropout)), min(1.0, max(0.0, recurrent_dropout))
+        self.dropout, self.recurrent_dropout = (
+            min(1.0, max(0.0, dropout)),
+            min(1.0, max(0.0, recurrent_dropout)),
+        )
         for name, value in others.items():
             if name.endswith("activation"):
                 value = activations.get(value)
@@ -61,12 +64,16 @@ class RecurrentCell(Layer):
 
     def get_initial_state(self, batch_size=None):
         """Return zeros for the states: a list of ndarray, shape (batch_size, units)."""
-        return [np.zeros((batch_size, self.units), self.compute_dtype) for _ in range(self.n_states)]
+        return [
+            np.zeros((batch_size, self.units), self.compute_dtype) for _ in range(self.n_states)
+        ]
 
     def _check_input(self, shape):
         if len(shape) != 2 or (self.built and shape[1] != self.kernel.shape[0]):
             features = self.kernel.shape[0] if self.built else "features"
-            raise ValueError(f"cell {self.name!r}: expected an input (batch, {features}); got shape {tuple(shape)}")
+            raise ValueError(
+                f"cell {self.name!r}: expected an input (batch, {features}); got shape {tuple(shape)}"
+            )
 
     def _refuse_training(self, training):
         if training and (self.dropout or self.recurrent_dropout):
@@ -109,10 +116,18 @@ class RecurrentCell(Layer):
         """
         what = f"states of layer {self.name!r}"
         given = list(states) if isinstance(states, (list, tuple)) else [states]
-        if len(given) != self.n_states or (self.n_states > 1 and not isinstance(states, (list, tuple))):
-            got = f"a list of {len(given)}" if isinstance(states, (list, tuple)) else f"{type(states).__name__}"
+        if len(given) != self.n_states or (
+            self.n_states > 1 and not isinstance(states, (list, tuple))
+        ):
+            got = (
+                f"a list of {len(given)}"
+                if isinstance(states, (list, tuple))
+                else f"{type(states).__name__}"
+            )
             raise ValueError(f"{what}: expected a list of {self.n_states}; got {got}")
-        arrays = [np.ascontiguousarray(to_numeric(state, what), self.compute_dtype) for state in given]
+        arrays = [
+            np.ascontiguousarray(to_numeric(state, what), self.compute_dtype) for state in given
+        ]
         for array in arrays:
             if array.shape != (batch, self.units):
                 raise ValueError(f"{what}: expected shape {(batch, self.units)}; got {array.shape}")
@@ -147,7 +162,14 @@ class RNN(Layer):
     """
 
     arguments = ("cell",)
-    options = ("return_sequences", "return_state", "go_backwards", "stateful", "unroll", "zero_output_for_mask")
+    options = (
+        "return_sequences",
+        "return_state",
+        "go_backwards",
+        "stateful",
+        "unroll",
+        "zero_output_for_mask",
+    )
 
     def __init__(
         self,
@@ -162,7 +184,9 @@ class RNN(Layer):
     ):
         super().__init__(**kwargs)
         if not isinstance(cell, RecurrentCell):
-            raise TypeError(f"layer {self.name!r}: expected a SimpleRNNCell, LSTMCell or GRUCell; got {cell!r}")
+            raise TypeError(
+                f"layer {self.name!r}: expected a SimpleRNNCell, LSTMCell or GRUCell; got {cell!r}"
+            )
         self.cell = cell
         cell._users.append(self)
         self.return_sequences, self.return_state = return_sequences, return_state
@@ -214,9 +238,13 @@ class RNN(Layer):
                 f"got ndim={len(shape)}, shape {tuple(shape)}"
             )
         if features is not None and shape[2] != features:
-            raise ValueError(f"layer {self.name!r}: expected {features} features; got an input of shape {tuple(shape)}")
+            raise ValueError(
+                f"layer {self.name!r}: expected {features} features; got an input of shape {tuple(shape)}"
+            )
         if shape[1] == 0:
-            raise ValueError(f"layer {self.name!r}: expected at least one timestep; got an input of shape {tuple(shape)}")
+            raise ValueError(
+                f"layer {self.name!r}: expected at least one timestep; got an input of shape {tuple(shape)}"
+            )
         if self.states is not None and shape[0] not in (None, len(self.states[0])):
             raise ValueError(
                 f"layer {self.name!r} is stateful with a batch of {len(self.states[0])}; "
@@ -241,10 +269,16 @@ class RNN(Layer):
         if self.return_state or self.stateful:
             final = [builder.value(state_shape) for _ in range(self.cell.n_states)]
         if self.stateful:
-            builder.states.append((self, [value.buffer for value in carried], [value.buffer for value in final]))
+            builder.states.append(
+                (self, [value.buffer for value in carried], [value.buffer for value in final])
+            )
         builder.add(
             plan.Recurrence(
-                (x.buffer, *([] if x.mask is None else [x.mask]), *(value.buffer for value in initial)),
+                (
+                    x.buffer,
+                    *([] if x.mask is None else [x.mask]),
+                    *(value.buffer for value in initial),
+                ),
                 (y.buffer, *(value.buffer for value in final)),
                 self.compute_dtype,
                 cell,

@@ -85,7 +85,9 @@ class SimpleRNNCell(RecurrentCell):
         )
 
     def recurrence(self):
-        return reference.SimpleRNN(self.kernel, self.recurrent_kernel, self.bias, self.activation), "simple_rnn"
+        return reference.SimpleRNN(
+            self.kernel, self.recurrent_kernel, self.bias, self.activation
+        ), "simple_rnn"
 
 
 class SimpleRNN(RNN):

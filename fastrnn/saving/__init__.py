@@ -4,15 +4,14 @@
 
 `files` finds out what a file is and opens it safely (`hdf5`, `archive`), `config` reads every
 version's configs into the one form of `spec` with the help of the tables in `eras`,
-`fastrnn.model` builds the model, and `weights` fills it.
+`building` has `fastrnn.model` build the model, and `weights` fills it.
 """
 
 import contextlib
 
-from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.saving import files, keras_objects
+from fastrnn.saving.building import build
 from fastrnn.saving.config import constructor_options, read_layer, read_model
-from fastrnn.saving.spec import ModelSpec
 from fastrnn.saving.weights import assign_stored
 
 __all__ = ["from_keras", "load_model"]
@@ -55,7 +54,7 @@ def load_model(path, weights=None, custom_objects=None):
             root = stack.enter_context(files.open_weights(weights))
         if root is None:
             raise ValueError(f"{path} is an architecture without weights: give their file too")
-        model = _build(spec)
+        model = build(spec)
         assign_stored(model, spec, root)
     return model
 
@@ -87,7 +86,7 @@ def from_keras(obj):
             f"{type(obj).__name__} {obj.name!r} is not built: call it once, or build it"
         )
     spec = read_layer(config, version, _options())
-    built = _build(spec)
+    built = build(spec)
     keras_objects.copy_weights(obj, built, spec)
     keras_objects.copy_states(obj, built)
     return built
@@ -97,19 +96,3 @@ def _options():
     from fastrnn.layers import REGISTRY
 
     return {name: constructor_options(cls) for name, cls in REGISTRY.items()}
-
-
-def _build(spec):
-    """Build a model or layer; what its constructors refuse is an error of the file."""
-    from fastrnn import model
-
-    try:
-        if isinstance(spec, ModelSpec):
-            return model.model_from_spec(spec)
-        layer = model.layer_from_spec(spec)
-        layer.build(spec.build_shape)
-        return layer
-    except (ModelFormatError, UnsupportedLayerError):
-        raise
-    except (ValueError, TypeError, OverflowError, MemoryError) as error:
-        raise ModelFormatError(f"{spec.class_name} {spec.name!r}: {error}") from error
