@@ -20,7 +20,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/fastrnn demo
 
 test: $(VENV)/test.stamp
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto
 
 bench: $(VENV)/bench.stamp
 	$(PYTHON) -m benchmarks.compare

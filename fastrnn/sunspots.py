@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+import fastrnn
+
 TIME_STEPS = 12
 TRAIN_SHARE = 0.8
 
@@ -104,10 +106,8 @@ def train_and_test(record: Record) -> tuple[Part, Part]:
     return train, test
 
 
-def load_model():
+def load_model() -> fastrnn.Sequential:
     """Load the trained model that ships with the package."""
-    import fastrnn
-
     with resources.as_file(_DATA / "sunspots.keras") as path:
         return fastrnn.load_model(path)
 
