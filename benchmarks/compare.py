@@ -56,18 +56,18 @@ class Row:
     timings: dict[str, Timing]
     failures: dict[str, str]
 
-    @property
-    def best_peer(self) -> str | None:
-        """The peer with the lowest median."""
+    def best_peer(self, statistic: str = "median") -> str | None:
+        """The peer with the lowest `statistic`, "median" or "minimum"."""
         peers = [name for name in self.timings if name != Fastrnn.name]
-        return min(peers, key=lambda name: self.timings[name].median, default=None)
+        return min(peers, key=lambda name: getattr(self.timings[name], statistic), default=None)
 
-    @property
-    def ratio(self) -> float | None:
-        """The best peer's median over fastrnn's; None when either is missing."""
-        if self.best_peer is None or Fastrnn.name not in self.timings:
+    def ratio(self, statistic: str = "median") -> float | None:
+        """The best peer's `statistic` over fastrnn's; None when either is missing."""
+        peer = self.best_peer(statistic)
+        if peer is None or Fastrnn.name not in self.timings:
             return None
-        return self.timings[self.best_peer].median / self.timings[Fastrnn.name].median
+        peers, own = (getattr(self.timings[name], statistic) for name in (peer, Fastrnn.name))
+        return peers / own
 
 
 def measure_row(
@@ -170,12 +170,13 @@ class Table:
         self._widths = [longest, 7, *(max(len(name), 15) for name in engines), len(RATIO)]
 
     def cells(self, row: Row) -> list[str]:
-        """Name, threads, median (minimum) of each engine, ratio."""
+        """Name, threads, median (minimum) of each engine, ratio of medians (of minima)."""
         times = [
             f"{_digits(timing.median)} ({_digits(timing.minimum)})" if timing else "-"
             for timing in map(row.timings.get, self._engines)
         ]
-        ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
+        ratios = row.ratio(), row.ratio("minimum")
+        ratio = "-" if None in ratios else "{:.2f} ({:.2f})".format(*ratios)
         return [row.configuration.name, str(row.threads), *times, ratio]
 
     def line(self, cells: Sequence[str]) -> str:
@@ -198,13 +199,13 @@ def summary(rows: Sequence[Row]) -> list[str]:
     """A line a number of threads: the geometric mean and the lowest of the ratios."""
     lines = []
     for threads in sorted({row.threads for row in rows}):
-        rated = [row for row in rows if row.threads == threads and row.ratio is not None]
+        rated = [row for row in rows if row.threads == threads and row.ratio() is not None]
         if rated:
-            mean = statistics.geometric_mean(row.ratio for row in rated)
-            lowest = min(rated, key=lambda row: row.ratio)
+            mean = statistics.geometric_mean(row.ratio() for row in rated)
+            lowest = min(rated, key=Row.ratio)
             lines.append(
                 f"{RATIO}, threads {threads}: geometric mean {mean:.2f}, "
-                f"lowest {lowest.ratio:.2f} ({lowest.configuration.name}, {lowest.best_peer})"
+                f"lowest {lowest.ratio():.2f} ({lowest.configuration.name}, {lowest.best_peer()})"
             )
     return lines
 
@@ -218,8 +219,9 @@ def report(rows: Sequence[Row], versions: dict[str, str]) -> dict:
             {
                 "name": row.configuration.name,
                 **dataclasses.asdict(row),
-                "best_peer": row.best_peer,
-                "ratio": row.ratio,
+                "best_peer": row.best_peer(),
+                "ratio": row.ratio(),
+                "minimum_ratio": row.ratio("minimum"),
             }
             for row in rows
         ],

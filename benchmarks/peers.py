@@ -5,8 +5,10 @@ that engines live in processes of their own and a missing one is no error.
 """
 
 import abc
+import contextlib
 import importlib.metadata
 import importlib.util
+import io
 import os
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -67,6 +69,11 @@ class Fastrnn(Engine):
 
         self._fastrnn = fastrnn
         fastrnn.set_num_threads(threads)
+
+    def describe(self):
+        with contextlib.redirect_stdout(io.StringIO()):
+            config = self._fastrnn.show_config()
+        return f"fastrnn {config['fastrnn']}, instruction set {config['isa']}"
 
     def prepare(self, configuration, parameters, x):
         model = keras_style_model(self._fastrnn, configuration, parameters)
