@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from fastrnn import activations
+from fastrnn import activations, initializers
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.saving.eras import ANYTHING, ERAS, IGNORED
 from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
@@ -62,7 +62,7 @@ _FLAG_KEYS = {
     "mask_zero",
     "trainable",
 }
-_KEPT_AS_WRITTEN = ("_initializer", "_regularizer", "_constraint")
+_KEPT_AS_WRITTEN = ("_regularizer", "_constraint")
 _MAY_BE_NOT_FINITE = {"mask_value"}
 
 _RECURRENT = {
@@ -290,6 +290,8 @@ class _Reader:
     def option(self, key, value, here):
         if key.endswith(_KEPT_AS_WRITTEN) or key == "dtype" or value is None:
             return value
+        if key.endswith("_initializer"):
+            return _initializer(value)
         if key in _ACTIVATION_KEYS:
             return self.activation(value, here)
         if key in _FLAG_KEYS:
@@ -540,6 +542,15 @@ def _string(value, path, what):
     return value
 
 
+def _initializer(value):
+    """Return what describes an initializer; what is not known does not count, as weights follow."""
+    try:
+        initializers.get(value)
+    except (ValueError, TypeError):
+        return "zeros"
+    return value
+
+
 def _is_keras_module(module):
     return isinstance(module, str) and module.split(".")[0] in ("keras", "tf_keras", "tensorflow")
 
@@ -594,7 +605,13 @@ def _shape(value, path):
 
 def _build_shape(described, path):
     build_config = described.get("build_config")
-    return _shape(build_config.get("input_shape"), path) if isinstance(build_config, dict) else None
+    if not isinstance(build_config, dict):
+        return None
+    shape = build_config.get("input_shape")
+    shapes = build_config.get("shapes_dict")
+    if shape is None and isinstance(shapes, dict):
+        shape = next(iter(shapes.values()), None)
+    return _shape(shape, path)
 
 
 def _first_input_shape(layers, path):

@@ -40,10 +40,8 @@ def open_hdf5(source, label):
     import h5py
 
     try:
-        if isinstance(source, bytes):
-            file = h5py.File(h5py.h5f.open_file_image(source))
-        else:
-            file = h5py.File(source, "r")
+        image = h5py.h5f.open_file_image(source) if isinstance(source, bytes) else None
+        file = h5py.File(source, "r") if image is None else h5py.File(image)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelFormatError(f"{label} is not a readable HDF5 file: {error}") from error
     with file:

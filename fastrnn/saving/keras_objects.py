@@ -42,7 +42,7 @@ def describe(obj):
         "class_name": type(obj).__name__,
         "module": type(obj).__module__,
         "config": obj.get_config(),
-        "build_config": {"input_shape": _build_shape(obj)},
+        "build_config": obj.get_build_config(),
     }
     return parse_json(json.dumps(described, default=_plain), "the layer's config"), version
 
@@ -54,15 +54,13 @@ def is_model(obj):
 
 def copy_weights(obj, layer, spec):
     """Copy the weights of a Keras object into the built layer or model that came from it."""
-    trainable_first = not _is_keras_3(obj)
     if not is_model(obj):
-        assign_arrays(layer, spec, obj.get_weights(), trainable_first)
+        assign_arrays(layer, spec, obj.get_weights(), trainable_first=not _is_keras_3(obj))
         return
     parts = {part.name: part for part in obj.layers}
     for part, part_spec in zip(layer.layers, spec.layers, strict=True):
         if part_spec.name in parts:
-            arrays = parts[part_spec.name].get_weights()
-            assign_arrays(part, part_spec, arrays, trainable_first)
+            copy_weights(parts[part_spec.name], part, part_spec)
 
 
 def copy_states(obj, layer):
@@ -104,11 +102,6 @@ def _package_of(obj):
 
 def _is_keras_3(obj):
     return parse_version(getattr(sys.modules.get(_package_of(obj)), "__version__", None)) >= (3,)
-
-
-def _build_shape(obj):
-    shape = (obj.get_build_config() or {}).get("input_shape")
-    return None if shape is None else list(shape)
 
 
 def _plain(value):
