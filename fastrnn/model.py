@@ -320,7 +320,8 @@ class Model(Layer):
             group = self._inputs[0].batch_shape[0] or rows
             if rows % group:
                 raise ValueError(
-                    f"model {self.name!r} is stateful with a batch of {group}: expected a multiple of it; got {rows} rows"
+                    f"model {self.name!r} is stateful with a batch of {group}: expected a multiple "
+                    f"of it; got {rows} rows"
                 )
         elif self._executable((False,) * len(arrays))[0].plan.program is not None:
             group = rows

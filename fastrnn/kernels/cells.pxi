@@ -4,8 +4,8 @@
 # write its `..._lanes` for one vector of units, and call that in `finish_tile`. The loop over time, masks, directions
 # and the products are the same for all cells (recurrence.pxi).
 #
-# A phase is one product of the whole layer: z = x @ kernel + h @ recurrent_kernel. A GRU with reset_after=False has two,
-# since its candidate needs r * h of all units.
+# A phase is one product of the whole layer: z = x @ kernel + h @ recurrent_kernel. A GRU with reset_after=False has
+# two, since its candidate needs r * h of all units.
 
 cdef enum CellKind:
     SIMPLE_RNN
@@ -125,7 +125,7 @@ cdef inline void finish_lanes(
     int kind, int phase, int activation, int recurrent, int rows, const Py_ssize_t* row_numbers, int units,
     Py_ssize_t first_unit, real** zx, real** zh, const State* state,
 ) noexcept nogil:
-    """One cell's part of a step on the sums of `rows` rows and `units` units; the first four arguments are constants."""
+    """One cell's part of a step on the sums of `rows` rows and `units` units; `kind` and `phase` are constants."""
     cdef int r, u
     cdef Py_ssize_t at
     for r in range(rows):

@@ -117,15 +117,19 @@ cdef inline void tile_of_width(
     real** x, Py_ssize_t x_depth, const real* x_panel, real** h, Py_ssize_t h_depth, const real* h_panel,
     real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
-    """`tile` for any number of rows up to TILE_ROWS, with at least SUMS_IN_FLIGHT separate sums."""
+    """`tile` for any number of rows up to TILE_ROWS, with SUMS_IN_FLIGHT separate sums or more where they fit."""
     if rows == 1:
-        tile(1, vectors, (SUMS_IN_FLIGHT + vectors - 1) // vectors, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+        tile(1, vectors, (SUMS_IN_FLIGHT + vectors - 1) // vectors,
+             start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
     elif rows == 2:
-        tile(2, vectors, (SUMS_IN_FLIGHT // 2 + vectors - 1) // vectors, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+        tile(2, vectors, (SUMS_IN_FLIGHT // 2 + vectors - 1) // vectors,
+             start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
     elif rows == 3:
-        tile(3, vectors, (SUMS_IN_FLIGHT // 4 + vectors - 1) // vectors, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+        tile(3, vectors, (SUMS_IN_FLIGHT // 4 + vectors - 1) // vectors,
+             start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
     elif TILE_ROWS > 3 and rows == 4:
-        tile(4, vectors, (SUMS_IN_FLIGHT // 4 + vectors - 1) // vectors, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+        tile(4, vectors, (SUMS_IN_FLIGHT // 4 + vectors - 1) // vectors,
+             start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
     elif TILE_ROWS > 3 and rows == 5:
         tile(5, vectors, 1, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
     elif TILE_ROWS > 3:
@@ -138,11 +142,12 @@ cdef void multiply_tile(
     real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
     """`tile` for any number of rows up to TILE_ROWS and any panel width up to TILE_VECTORS vectors."""
-    if width == 4 * LANES:
+    cdef Py_ssize_t vectors = width // LANES
+    if vectors == 4:
         tile_of_width(rows, 4, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
-    elif width == 3 * LANES:
+    elif vectors == 3:
         tile_of_width(rows, 3, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
-    elif width == 2 * LANES:
+    elif vectors == 2:
         tile_of_width(rows, 2, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
     else:
         tile_of_width(rows, 1, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)

@@ -20,7 +20,8 @@ cdef struct Shape:
 
 ctypedef bint (*infer_t)(const void* layer, Shape* shapes) noexcept nogil
 ctypedef size_t (*scratch_t)(const void* layer, const Shape* shapes, Py_ssize_t rows) noexcept nogil
-ctypedef void (*run_t)(const void* layer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch) noexcept nogil
+ctypedef void (*run_t)(
+    const void* layer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch) noexcept nogil
 ctypedef double (*cost_t)(const void* layer, const Shape* shapes) noexcept nogil
 
 cdef struct Operation:
@@ -411,8 +412,11 @@ cdef class Program:
         cdef int buffer = expected.buffer
         cdef int ndim = cnp.PyArray_NDIM(array), axis
         cdef int kind = cnp.PyArray_TYPE(array)
+        cdef Py_ssize_t size
         cdef Shape* shape = &shapes[buffer]
-        if ndim < 1 or ndim > MAX_DIMS or (expected.ndim >= 0 and ndim != expected.ndim) or not cnp.PyArray_ISCARRAY_RO(array):
+        if ndim < 1 or ndim > MAX_DIMS or not cnp.PyArray_ISCARRAY_RO(array):
+            return -1
+        if expected.ndim >= 0 and ndim != expected.ndim:
             return -1
         if batch >= 0 and cnp.PyArray_DIM(array, 0) != batch:
             return -1
@@ -426,10 +430,11 @@ cdef class Program:
         shape.ndim = ndim - 1
         shape.size = 1
         for axis in range(1, ndim):
-            if expected.ndim >= 0 and expected.dims[axis - 1] >= 0 and cnp.PyArray_DIM(array, axis) != expected.dims[axis - 1]:
+            size = cnp.PyArray_DIM(array, axis)
+            if expected.ndim >= 0 and expected.dims[axis - 1] >= 0 and size != expected.dims[axis - 1]:
                 return -1
-            shape.dims[axis - 1] = cnp.PyArray_DIM(array, axis)
-            shape.size *= cnp.PyArray_DIM(array, axis)
+            shape.dims[axis - 1] = size
+            shape.size *= size
         outside[buffer] = cnp.PyArray_BYTES(array)
         return cnp.PyArray_DIM(array, 0)
 

@@ -28,8 +28,8 @@ class GRUCell(RecurrentCell):
 
     Notes
     -----
-    Weights: kernel (features, 3 * units), recurrent_kernel (units, 3 * units) and bias (2, 3 * units), or (3 * units,) without
-    reset_after, of the gates z, r and the candidate.
+    Weights: kernel (features, 3 * units), recurrent_kernel (units, 3 * units) and bias (2, 3 * units), or (3 * units,)
+    without reset_after, of the gates z, r and the candidate.
     """
 
     arguments = (
@@ -141,11 +141,11 @@ class GRU(RNN):
 
     Notes
     -----
-    Weights: kernel (features, 3 * units), recurrent_kernel (units, 3 * units) and bias (2, 3 * units), or (3 * units,) without
-    reset_after, of the gates z, r and the candidate.
+    Weights: kernel (features, 3 * units), recurrent_kernel (units, 3 * units) and bias (2, 3 * units), or (3 * units,)
+    without reset_after, of the gates z, r and the candidate.
     """
 
-    arguments = GRUCell.arguments + ("activity_regularizer",)
+    arguments = (*GRUCell.arguments, "activity_regularizer")
 
     def __init__(
         self,

@@ -30,7 +30,8 @@ class LSTMCell(RecurrentCell):
 
     Notes
     -----
-    Weights: kernel (features, 4 * units), recurrent_kernel (units, 4 * units), bias (4 * units,), of the gates i, f, g, o.
+    Weights: kernel (features, 4 * units), recurrent_kernel (units, 4 * units) and bias (4 * units,), of the gates
+    i, f, g, o.
     """
 
     arguments = (
@@ -154,10 +155,11 @@ class LSTM(RNN):
 
     Notes
     -----
-    Weights: kernel (features, 4 * units), recurrent_kernel (units, 4 * units), bias (4 * units,), of the gates i, f, g, o.
+    Weights: kernel (features, 4 * units), recurrent_kernel (units, 4 * units) and bias (4 * units,), of the gates
+    i, f, g, o.
     """
 
-    arguments = LSTMCell.arguments + ("activity_regularizer",)
+    arguments = (*LSTMCell.arguments, "activity_regularizer")
 
     def __init__(
         self,

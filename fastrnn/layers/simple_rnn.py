@@ -114,7 +114,7 @@ class SimpleRNN(RNN):
     Weights: kernel (features, units), recurrent_kernel (units, units), bias (units,).
     """
 
-    arguments = SimpleRNNCell.arguments + ("activity_regularizer",)
+    arguments = (*SimpleRNNCell.arguments, "activity_regularizer")
 
     def __init__(
         self,
