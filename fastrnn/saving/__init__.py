@@ -95,4 +95,6 @@ def from_keras(obj):
 def _options():
     from fastrnn.layers import REGISTRY
 
-    return {name: constructor_options(cls) for name, cls in REGISTRY.items()}
+    # A model's input shape is read where it counts; the one of a layer inside may be stale.
+    shapes = {"input_shape", "batch_input_shape"}
+    return {name: constructor_options(cls) - shapes for name, cls in REGISTRY.items()}

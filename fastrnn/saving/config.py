@@ -86,7 +86,7 @@ def parse_version(text):
     """
     if text is None:
         return (1,)
-    numbers = re.match(r"\d{1,6}(?:\.\d{1,6}){0,2}", text) if isinstance(text, str) else None
+    numbers = re.match(r"\d{1,6}(?:\.\d{1,6}){0,2}(?!\d)", text) if isinstance(text, str) else None
     if numbers is None:
         raise ModelFormatError(f"expected a Keras version such as '3.15.1', got {str(text)[:40]!r}")
     return tuple(int(number) for number in numbers[0].split("."))
@@ -98,8 +98,6 @@ def parse_json(text, what):
         raise ModelFormatError(f"{what} has {len(text)} bytes; at most {MAX_JSON_BYTES} are read")
     try:
         value = json.loads(text, object_pairs_hook=_unique_keys)
-    except ModelFormatError:
-        raise
     except (ValueError, RecursionError) as error:
         raise ModelFormatError(f"{what} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
@@ -112,7 +110,7 @@ def _unique_keys(pairs):
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
         repeated = next(key for key in keys if keys.count(key) > 1)
-        raise ModelFormatError(f"the JSON key {repeated[:80]!r} occurs twice in one object")
+        raise ValueError(f"the key {repeated[:80]!r} occurs twice in one object")
     return result
 
 
@@ -236,7 +234,9 @@ class _Reader:
         module = described.get("module")
         if module is not None:
             return isinstance(module, str) and module.startswith("keras.src.ops.")
-        return self.version >= (3,) and class_name != INPUT_LAYER and "trainable" not in config
+        if self.version < (3,) or class_name in (INPUT_LAYER, *MODEL_CLASSES):
+            return False
+        return "trainable" not in config
 
     def foreign_origin(self, described, class_name):
         """Return where a class that is not Keras's own comes from, None for Keras's own."""
@@ -292,6 +292,8 @@ class _Reader:
             return value
         if key.endswith("_initializer"):
             return _initializer(value)
+        if key == "batch_shape":
+            return _shape(value, here)
         if key in _ACTIVATION_KEYS:
             return self.activation(value, here)
         if key in _FLAG_KEYS:
@@ -383,7 +385,7 @@ class _Reader:
         _check_unique([spec.name for spec in specs], here)
         first = specs[0] if specs else None
         if isinstance(first, LayerSpec) and first.class_name == INPUT_LAYER:
-            shape = _shape(first.config.get("batch_shape"), here)
+            shape = first.config.get("batch_shape")
             input_name, input_dtype = first.name, first.config.get("dtype")
             specs = specs[1:]
         else:
