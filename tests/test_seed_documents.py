@@ -72,7 +72,6 @@ def create_RNN(hidden_units, dense_units, input_shape, activation):
     model = Sequential()
     model.add(SimpleRNN(hidden_units, input_shape=input_shape, activation=activation[0]))
     model.add(Dense(units=dense_units, activation=activation[1]))
-    model.compile(loss="mean_squared_error", optimizer="adam")
     return model
 
 
