@@ -53,17 +53,16 @@ cdef inline vec exp_minus_one(vec x) noexcept nogil:
 
     With n = round(x / ln 2) and r = x - n ln 2 this is 2**n (e**r - 1) + (2**n - 1); e**r - 1 is its Taylor
     series, which for |r| <= ln(2) / 2 reaches float32's precision at r**7 / 7! and float64's at r**13 / 13!.
-    ln 2 is split in two so that n times its first part is exact (Cody and Waite, 1980).
+    The rounding of n ln 2 grows with |x|, but faster than that the functions below level off.
     """
     cdef vec rounded = x * <real>1.4426950408889634 + ROUNDER
     cdef vec n = rounded - ROUNDER
     cdef vec scale = power_of_two(rounded)
-    cdef vec r, series
+    cdef vec r = x - n * <real>0.6931471805599453
+    cdef vec series
     if REAL_BITS == 32:
-        r = x - n * <real>0.693359375 + n * <real>2.12194440054690583e-4
         series = r * <real>(1.0 / 5040.0) + <real>(1.0 / 720.0)
     else:
-        r = x - n * <real>0.693147180369123816490 - n * <real>1.90821492927058770002e-10
         series = r * <real>(1.0 / 6227020800.0) + <real>(1.0 / 479001600.0)
         series = series * r + <real>(1.0 / 39916800.0)
         series = series * r + <real>(1.0 / 3628800.0)

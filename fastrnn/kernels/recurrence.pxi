@@ -92,8 +92,12 @@ cdef void project_ahead(
 
 cdef void step_cell(
     const Cell* cell, const Workspace* work, Py_ssize_t n_active, real* x, Py_ssize_t x_stride, real* projected,
+    bint from_last_panel,
 ) noexcept nogil:
-    """One step of the active rows. x and projected point at this step of row 0; projected is NULL where it is fused."""
+    """One step of the active rows. x and projected point at this step of row 0; projected is NULL where it is fused.
+
+    Steps that start from the first and from the last panel in turn find the panels read last still in the cache.
+    """
     cdef const Phase* phase
     cdef const Panels* cut
     cdef const State* state = &work.state
@@ -107,13 +111,14 @@ cdef void step_cell(
     cdef real* x_panel
     cdef real* h_panel
     cdef Py_ssize_t first, offset, width, row, x_depth, projected_stride = work.hoisted_steps * work.projected_width
-    cdef int p, panel, count, r
+    cdef int p, i, panel, count, r
     for p in range(cell.n_phases):
         phase = &cell.phases[p]
         cut = &phase.recurrent.cut
         h = state.reset_h if phase.of_reset_state else state.h
         x_depth = 0 if projected != NULL else cell.features
-        for panel in range(cut.n_panels):
+        for i in range(cut.n_panels):
+            panel = cut.n_panels - 1 - i if from_last_panel else i
             offset = panel * cut.width
             width = panel_width(cut, panel)
             x_panel = phase.kernel.panels + offset * cell.features
@@ -184,7 +189,7 @@ cdef void run_recurrence(
                 if mask[row * steps + t]:
                     work.active[n_active] = row
                     n_active += 1
-        step_cell(cell, &work, n_active, x + t * features, steps * features, projected)
+        step_cell(cell, &work, n_active, x + t * features, steps * features, projected, step & 1)
         if mask != NULL:
             for row in range(rows):
                 if mask[row * steps + t]:

@@ -69,7 +69,7 @@ FASTRNN_INLINE vec divide(vec a, vec b) { return a / b; }
 FASTRNN_INLINE vec reciprocal(vec a) { return 1 / a; }
 FASTRNN_INLINE vec multiply_add(real a, vec b, vec c) { return a * b + c; }
 
-/* a < b ? b : a and its mirror, number by number; a NaN in `a` stays. Compilers turn them into one instruction. */
+/* a < b ? b : a and its mirror, number by number; a NaN in `a` stays. (gcc 12 takes apart a loop over the lanes.) */
 FASTRNN_INLINE vec at_least(vec a, real b) {
     const vec_bits below = a < b;
     return (vec)(((vec_bits)(b + zero_vector()) & below) | ((vec_bits)a & ~below));
