@@ -1,6 +1,10 @@
 """The layers against real Keras, in every pair of options, sizes and activations."""
 
 import itertools
+import os
+import pickle
+import subprocess
+import sys
 import warnings
 
 import keras
@@ -148,11 +152,11 @@ def layer_arguments(case):
     return name, arguments
 
 
-def random_weights(layer, rng, strength=1.0):
-    scales = (strength / np.sqrt(w.shape[0]) if w.ndim > 1 else 0.3 for w in layer.weights)
+def random_weights(like, rng, strength=1.0):
+    scales = (strength / np.sqrt(w.shape[0]) if w.ndim > 1 else 0.3 for w in like)
     return [
         rng.normal(0, scale, w.shape).astype("float32")
-        for scale, w in zip(scales, layer.weights, strict=True)
+        for scale, w in zip(scales, like, strict=True)
     ]
 
 
@@ -185,74 +189,108 @@ def largest(arrays):
     return np.max([np.abs(array).max(initial=0) for array in arrays])
 
 
-def judged(case, rng):
-    """Return weights, calls and Keras's results; tame and short ones if the activation explodes."""
-    for strength in 0.7 ** np.arange(20):
-        judge = built(keras, case, "float64")
-        weights = random_weights(judge, rng, strength)
-        judge.set_weights(weights)
-        calls = calls_for(case, rng)
-        results = keras_results(judge, calls)
-        if np.max([largest(result) for result in results]) < 4:
-            break
-        case["steps"] = max(1, case["steps"] // 2)
-    return weights, calls, results
-
-
-def reference_results(case, weights, calls):
-    """Return what the NumPy oracle gives for one call."""
+def oracle_results(case, weights, calls):
+    """Return the outputs and states that fastrnn.reference gives in float64, a flat list a call."""
     name, arguments = layer_arguments(case)
-    functions = [
+    options = [
         activations.get(arguments[key])
         for key in ("activation", "recurrent_activation")
         if key in arguments
     ]
-    kernels = [w.astype(case["dtype"]) for w in weights] + [None] * (3 - len(weights))
-    flags = [arguments["reset_after"]] if "reset_after" in arguments else [True] * (name == "GRU")
-    cell = getattr(reference, name)(*kernels, *functions, *flags)
-    x, mask, states = calls[0]
-    zeros = np.zeros((cell.n_states, case["batch"], case["units"]), case["dtype"])
-    if case["initial_state"] == "bare" and cell.n_states == 1:
-        states = [states]
-    output, states = reference.recurrence(
-        cell.step,
-        x.astype(case["dtype"]),
-        tuple(zeros if states is None else np.asarray(states, case["dtype"])),
-        None if mask is None else mask.reshape(mask.shape[:2]).astype(bool),
-        return_sequences=case["return_sequences"],
-        go_backwards=case["go_backwards"],
-        zero_output_for_mask=case["zero_output_for_mask"],
-    )
-    return [output, *states] if case["return_state"] else [output]
-
-
-def assert_results(got, expected, case):
-    """Assert equal shapes, the layer's dtype and equal values."""
-    assert [a.shape for a in got] == [a.shape for a in expected], case
-    assert {a.dtype for a in got} == {np.dtype(case["dtype"])}, case
-    tolerance = max(1, largest(expected)) * (1e-10 if case["dtype"] == "float64" else 1e-5)
-    for a, b in zip(got, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance, err_msg=str(case))
+    if name == "GRU":
+        options.append(arguments.get("reset_after", True))
+    kernels = [w.astype("float64") for w in weights] + [None] * (3 - len(weights))
+    cell = getattr(reference, name)(*kernels, *options)
+    states = tuple(np.zeros((cell.n_states, case["batch"], case["units"])))
+    results = []
+    for x, mask, initial_state in calls:
+        if initial_state is not None:
+            several = isinstance(initial_state, (list, tuple))
+            states = tuple(np.asarray(initial_state if several else [initial_state], "float64"))
+        output, states = reference.recurrence(
+            cell.step,
+            x.astype("float64"),
+            states,
+            None if mask is None else mask.reshape(mask.shape[:2]).astype(bool),
+            return_sequences=case["return_sequences"],
+            go_backwards=case["go_backwards"],
+            zero_output_for_mask=case["zero_output_for_mask"],
+        )
+        results.append([output, *states])
+    return results
 
 
 CASES = pairwise(OPTIONS, seed=2) + pairwise(OPTIONS | USUAL, seed=3)
 
 
-@pytest.mark.parametrize("number", range(len(CASES)))
-def test_sweep(number):
-    case = CASES[number]
-    weights, calls, results = judged(case, np.random.default_rng(number))
-    with np.errstate(all="ignore"):
-        expected = reference_results(case, weights, calls)
-    assert_results(expected, results[0], case)
+def prepared(number):
+    """Return a case, weights, calls and the oracle's results.
+
+    Where an activation makes the numbers grow, the sequence is shorter and the weights are smaller.
+    """
+    case, rng = dict(CASES[number]), np.random.default_rng(number)
+    shapes = built(fastrnn, case).weights
+    for strength in 0.7 ** np.arange(20):
+        weights = random_weights(shapes, rng, strength)
+        calls = calls_for(case, rng)
+        with np.errstate(all="ignore"):
+            results = oracle_results(case, weights, calls)
+        if np.max([largest(result) for result in results]) < 4:
+            break
+        case["steps"] = max(1, case["steps"] // 2)
+    return case, weights, calls, results
+
+
+def assert_results(got, expected, dtype, case):
+    """Assert equal shapes, equal values and the dtype; without return_state the states are left out."""
+    expected = expected[: len(got)]
+    assert [a.shape for a in got] == [a.shape for a in expected], case
+    assert {a.dtype for a in got} == {np.dtype(dtype)}, case
+    tolerance = max(1, largest(expected)) * (1e-10 if dtype == "float64" else 1e-5)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance, err_msg=str(case))
+
+
+def assert_layer_gives(results, case, weights, calls):
     layer = built(fastrnn, case)
     layer.set_weights(weights)
-    before = repr(calls)
+    before = pickle.dumps(calls)
     for (x, mask, state), expected in zip(calls, results, strict=True):
         result = layer(x, mask=mask, initial_state=state)
         assert isinstance(result, tuple if case["return_state"] else np.ndarray)
-        assert_results(list(result) if case["return_state"] else [result], expected, case)
-    assert repr(calls) == before
+        got = list(result) if case["return_state"] else [result]
+        assert_results(got, expected, case["dtype"], case)
+    assert pickle.dumps(calls) == before
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_sweep(number):
+    case, weights, calls, results = prepared(number)
+    judge = built(keras, case, "float64")
+    judge.set_weights(weights)
+    for judged, expected in zip(keras_results(judge, calls), results, strict=True):
+        assert len(judged) == (len(expected) if case["return_state"] else 1)
+        assert_results(judged, expected, "float64", case)
+    assert_layer_gives(results, case, weights, calls)
+
+
+@pytest.mark.parametrize("isa", ["base", "v3", "v4"])
+def test_sweep_on_every_instruction_set(isa):
+    environment = os.environ | {"FASTRNN_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(
+        [sys.executable, __file__], env=environment, capture_output=True, text=True
+    )
+    if f"FASTRNN_ISA={isa}: expected one of" in run.stderr:
+        pytest.skip(f"this machine does not run {isa}")
+    assert run.returncode == 0, run.stderr
+
+
+def sweep_with_the_oracle_alone():
+    for number in range(len(CASES)):
+        case = prepared(number)
+        for threads in (1, 2):
+            fastrnn.set_num_threads(threads)
+            assert_layer_gives(case[-1], *case[:-1])
 
 
 @pytest.mark.parametrize("name", ["SimpleRNN", "LSTM", "GRU"])
@@ -279,7 +317,7 @@ def test_activation_layer(name, dtype, rng):
     judge = keras.layers.Activation(name, dtype=dtype)
     for shape in [(0, 4), (1, 2), (3, 6), (2, 5, 4), (2, 3, 2, 8)]:
         x = (3 * rng.normal(size=shape)).astype(dtype)
-        assert_results([layer(x)], [judge(x)], {"dtype": dtype, "shape": shape})
+        assert_results([layer(x)], [judge(x)], dtype, shape)
 
 
 DENSE = {
@@ -303,7 +341,7 @@ def test_dense(number):
     layer = fastrnn.layers.Dense(**arguments, dtype=case["dtype"])
     for each in (judge, layer):
         each.build((None, case["features"]))
-    weights = random_weights(judge, rng)
+    weights = random_weights(layer.weights, rng)
     judge.set_weights(weights)
     layer.set_weights(weights)
     x = rng.normal(size=(*case["leading"], case["features"])).astype("float32")
@@ -312,7 +350,7 @@ def test_dense(number):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = judge(x)
-    assert_results([layer(x)], [expected], case)
+    assert_results([layer(x)], [expected], case["dtype"], case)
     np.testing.assert_array_equal(x, before)
 
 
@@ -375,3 +413,7 @@ def test_go_backwards_is_the_reversed_input(name, x):
         layer(x, mask=mask), forwards(x[:, ::-1], mask=mask[:, ::-1]), strict=True
     ):
         np.testing.assert_array_equal(got, expected)
+
+
+if __name__ == "__main__":
+    sweep_with_the_oracle_alone()
