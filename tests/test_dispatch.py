@@ -1,0 +1,233 @@
+"""Which build of the core runs, on how many threads, and what forks and threads do to it."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastrnn
+from fastrnn import _dispatch, layers
+
+ROOT = Path(fastrnn.__file__).parent.parent
+BASE = importlib.import_module("fastrnn._core_base_f32")
+LEVELS = [level for level in _dispatch._built_levels() if BASE.cpu_has(level)]
+# Enough work for two threads.
+BIG = """
+import os, numpy as np, fastrnn
+model = fastrnn.Sequential([fastrnn.Input((20, 8)), fastrnn.layers.LSTM(128)])
+model.set_weights([np.sin(np.arange(w.size)).reshape(w.shape) / 9 for w in model.weights])
+x = np.cos(np.arange(192 * 20 * 8)).reshape(192, 20, 8).astype("float32")
+"""
+
+
+def run(code, **variables):
+    """Run Python code in a new process; returns the finished process."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    environment.pop(_dispatch.ISA_VARIABLE, None)
+    environment |= {"PYTHONPATH": str(ROOT), **variables}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def output_of(code, **variables):
+    finished = run(code, **variables)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.fixture
+def threads():
+    """Let a test change the number of threads."""
+    before = fastrnn.get_num_threads()
+    yield
+    fastrnn.set_num_threads(before)
+
+
+# Instruction sets
+
+
+def test_the_best_build_is_the_default():
+    code = "import fastrnn._dispatch; print(fastrnn._dispatch.isa())"
+    assert output_of(code).strip() == LEVELS[0]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_variable_forces_a_build(level):
+    code = BIG + (
+        "from fastrnn._dispatch import core, isa\n"
+        "print(isa(), core('float32').__name__, core('float64').__name__)\n"
+        "print(*model(x)[0])"
+    )
+    names, numbers = output_of(code, FASTRNN_ISA=level, OMP_NUM_THREADS="1").splitlines()
+    assert names == f"{level} fastrnn._core_{level}_f32 fastrnn._core_{level}_f64"
+    scope = {}
+    exec(BIG, scope)
+    expected = scope["model"](scope["x"][:1])[0]
+    np.testing.assert_allclose(np.array(numbers.split(), float), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", ["", "avx2", "V4", "v5", "base,v3", "../v4"])
+def test_another_value_says_what_is_expected(value):
+    finished = run("import fastrnn; fastrnn.show_config()", FASTRNN_ISA=value)
+    assert finished.returncode == 1
+    *_, last = finished.stderr.splitlines()
+    told = f"ImportError: FASTRNN_ISA={value}: expected one of {', '.join(LEVELS)}"
+    assert last.startswith(told)
+
+
+def test_a_missing_core_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(_dispatch, "_built_levels", list)
+    with pytest.raises(ImportError, match="make build"):
+        _dispatch.isa.__wrapped__()
+
+
+def test_a_build_that_the_cpu_lacks_is_not_taken(monkeypatch):
+    monkeypatch.delenv(_dispatch.ISA_VARIABLE, raising=False)
+
+    class OldCpu:
+        @staticmethod
+        def cpu_has(level):
+            return level == "base"
+
+    real = importlib.import_module
+    monkeypatch.setattr(
+        importlib, "import_module", lambda name: OldCpu if "_core_" in name else real(name)
+    )
+    assert _dispatch.isa.__wrapped__() == "base"
+    monkeypatch.setenv(_dispatch.ISA_VARIABLE, "v3")
+    with pytest.raises(ImportError, match="FASTRNN_ISA=v3: expected one of base"):
+        _dispatch.isa.__wrapped__()
+
+
+def test_show_config(capsys):
+    config = fastrnn.show_config()
+    printed = capsys.readouterr().out
+    assert config["isa"] == _dispatch.isa()
+    assert config["isa_built"] == _dispatch._built_levels()
+    assert config["vector_bytes"] == _dispatch.core(np.float32).VECTOR_BYTES
+    assert config["threads"] == fastrnn.get_num_threads()
+    assert (config["fastrnn"], config["numpy"]) == (fastrnn.__version__, np.__version__)
+    assert len(printed.splitlines()) == len(config)
+    for name, value in json.loads(json.dumps(config)).items():
+        assert name in printed
+        assert str(value) in printed
+
+
+# Threads
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.0, 2.5, "2", None, True, np.float64(2), [1]])
+def test_the_number_of_threads_is_a_positive_integer(n, threads):
+    before = fastrnn.get_num_threads()
+    with pytest.raises(ValueError, match="positive integer"):
+        fastrnn.set_num_threads(n)
+    assert fastrnn.get_num_threads() == before
+
+
+def test_set_num_threads(threads):
+    for n in (1, 3, np.int64(2), 2**31 - 1):
+        fastrnn.set_num_threads(n)
+        assert fastrnn.get_num_threads() == n
+        assert type(fastrnn.get_num_threads()) is int
+
+
+def test_a_number_of_threads_beyond_the_cores_integers(threads):
+    before = fastrnn.get_num_threads()
+    _dispatch.core(np.float32)
+    with pytest.raises((ValueError, OverflowError)):
+        fastrnn.set_num_threads(2**70)
+    assert fastrnn.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("value", "expected"), [("1", 1), ("3", 3), ("5,2", 5)])
+def test_omp_num_threads_is_the_default(value, expected):
+    code = "import fastrnn; print(fastrnn.get_num_threads())"
+    assert output_of(code, OMP_NUM_THREADS=value).strip() == str(expected)
+
+
+@pytest.mark.parametrize("value", ["", "0", "-2", "many", "2.5", "\u00b2"])
+def test_without_a_usable_number_the_cpus_count(value):
+    code = "import fastrnn; print(fastrnn.get_num_threads())"
+    expected = len(os.sched_getaffinity(0))
+    assert output_of(code, OMP_NUM_THREADS=value).strip() == str(expected)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_calls_start_no_more_threads_than_allowed(n):
+    code = BIG + (
+        "model(x[:1]); before = len(os.listdir('/proc/self/task'))\n"
+        "model(x); print(len(os.listdir('/proc/self/task')) - before)"
+    )
+    assert output_of(code, OMP_NUM_THREADS=str(n)).strip() == str(n - 1)
+
+
+def test_a_fork_after_a_threaded_call_does_not_hang():
+    code = BIG + (
+        "import signal\n"
+        "expected = model(x)\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    signal.alarm(20)\n"
+        "    same = np.allclose(model(x), expected, atol=1e-6)\n"
+        "    os._exit(0 if same and fastrnn.get_num_threads() == 1 else 1)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), fastrnn.get_num_threads())"
+    )
+    assert output_of(code, OMP_NUM_THREADS="2").split() == ["0", "2"]
+
+
+@pytest.mark.parametrize("allowed", [1, 2])
+def test_one_model_serves_many_threads(allowed, threads, rng):
+    fastrnn.set_num_threads(allowed)
+    model = fastrnn.Sequential(
+        [
+            layers.Input((None, 3)),
+            layers.LSTM(32, return_sequences=True),
+            layers.GRU(20),
+            layers.Dense(4, activation="softmax"),
+        ]
+    )
+    batches = [rng.normal(size=(n, 1 + n % 7, 3)).astype("float32") for n in (1, 2, 5, 60, 130)]
+    expected = [model(x) for x in batches]
+    wrong = []
+    start = threading.Barrier(4)
+
+    def work(first):
+        start.wait()
+        for i in range(first, first + 60):
+            x, y = batches[i % 5], expected[i % 5]
+            if not np.allclose(model(x), y, rtol=0, atol=1e-6):
+                wrong.append(len(x))
+
+    workers = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def test_threads_that_meet_a_model_first_compile_it_together(rng):
+    x = rng.normal(size=(3, 5, 2)).astype("float32")
+    for _ in range(10):
+        model = fastrnn.Sequential([layers.Input((5, 2)), layers.GRU(8), layers.Dense(2)])
+        results = [None] * 4
+        start = threading.Barrier(4)
+
+        def work(number, model=model, results=results, start=start):
+            start.wait()
+            results[number] = model(x)
+
+        workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        for result in results:
+            np.testing.assert_array_equal(result, results[0])
