@@ -24,7 +24,7 @@ def build(spec):
             built.build(spec.build_shape)
     except (ModelFormatError, UnsupportedLayerError):
         raise
-    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, MemoryError) as error:
         raise ModelFormatError(f"{spec.class_name} {spec.name!r}: {error}") from error
     _restore_initializers(built, spec)
     return built

@@ -326,9 +326,11 @@ class _Reader:
             value = policy.get("name") if isinstance(policy, dict) else policy
         if value is None or value in ("infer", "_infer"):
             return None
+        if not isinstance(value, str):
+            raise _error(here, f"expected the dtype as a name, got {str(value)[:80]}")
         if class_name == INPUT_LAYER or value in _FLOAT_POLICIES:
-            return _string(value, here, "dtype")
-        if self.version < (3,) and re.fullmatch(r"u?int(8|16|32|64)|bool", str(value)):
+            return value
+        if self.version < (3,) and re.fullmatch(r"u?int(8|16|32|64)|bool", value):
             return None  # the type of the input; weights were float32 all the same
         raise UnsupportedLayerError(f"{_where(here)}: the dtype {value!r} is not supported")
 
@@ -671,7 +673,7 @@ def _states_among_inputs(args, described, path):
 
     Returns them as keyword arguments, and leaves the sequence alone in `args`.
     """
-    if not isinstance(args[0], list):
+    if not isinstance(args[0], list) or not args[0]:
         return {}
     args[0], *states = args[0]
     constants = _index(described["config"].get("num_constants"), path) or 0
@@ -752,11 +754,15 @@ def _check_graph(spec, path):
         refs = refs_in([node.args, node.kwargs])
         for ref in refs:
             check(ref, f"the layer {node.layer!r}")
+        if not refs:
+            raise _error(path, f"the layer {node.layer!r} is called without a tensor")
         needs[identity] = {(ref.layer, ref.node) for ref in refs}
     for ref in refs_in([spec.inputs, spec.outputs]):
         check(ref, "the model's input or output")
     inputs = {layer.name for layer in spec.layers if layer.class_name == INPUT_LAYER}
-    if not refs_in(spec.inputs) or any(ref.layer not in inputs for ref in refs_in(spec.inputs)):
+    given = {ref.layer for ref in refs_in(spec.inputs)}
+    used = {ref.layer for ref in refs_in([node.args for node in spec.nodes])}
+    if not given or given - inputs or (used & inputs) - given:
         raise _error(path, "the model's inputs are not its input layers")
     if not refs_in(spec.outputs):
         raise _error(path, "the model has no outputs")

@@ -113,11 +113,11 @@ class Group:
             return StoredArray(self._h5py, member, f"{self._label}, {path}")
 
     def names(self):
-        """Return the names of the members, in no particular order."""
+        """Return the names of the members that are text, in no particular order."""
         with _damage_as_format_error(self.place):
             if len(self._group) > MAX_NAMES:
                 raise ModelFormatError(f"{self.place} has more than {MAX_NAMES} members")
-            return list(self._group)
+            return [name for name in self._group if isinstance(name, str)]
 
     def text(self, attribute):
         """Return a text attribute as str, or None if there is none."""
