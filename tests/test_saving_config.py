@@ -316,9 +316,15 @@ def test_dtypes_of_old_files():
     assert layer("Dense", KERAS_2, units=2, dtype=policy).config["dtype"] is None
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int8_from_float32", "complex64", 5])
+@pytest.mark.parametrize("dtype", ["int8", "int8_from_float32", "complex64"])
 def test_other_dtypes_are_refused(dtype):
     with pytest.raises(UnsupportedLayerError, match=r"Dense 'one'.*dtype"):
+        layer("Dense", units=2, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [5, ["float32"], {"config": {"name": 5}}])
+def test_what_is_no_dtype(dtype):
+    with pytest.raises(ModelFormatError, match=r"Dense 'one'.*dtype"):
         layer("Dense", units=2, dtype=dtype)
 
 
@@ -744,6 +750,9 @@ X, Y = input_layer("x"), call("Dense", "y", node(keras_tensor("x")), units=1)
         (functional(X, X, Y), "two layers"),
         (functional(X, Y, inputs=("y", 0, 0)), "not its input layers"),
         (functional(X, Y, inputs=[]), "not its input layers"),
+        (functional(X, input_layer("z"), Y, inputs=("z", 0, 0)), "not its input layers"),
+        (functional(X, call("Dense", "y", node(5), units=1)), "without a tensor"),
+        (functional(X, call("GRU", "y", [[]], units=1)), "without a tensor"),
         (functional(X, Y, outputs=[]), "no outputs"),
         (functional(X, Y, outputs=("z", 0, 0)), "'z', which is no layer"),
         (functional(X, Y, outputs=("y", 1, 0)), "call 1 of 'y'"),
