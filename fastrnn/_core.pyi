@@ -1,0 +1,72 @@
+"""What every build of the core offers: `fastrnn._core_<level>_f<bits>`, as `fastrnn._dispatch.core` returns it."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import disjoint_base
+
+DTYPE: Final[np.dtype[np.float32] | np.dtype[np.float64]]
+VECTOR_BYTES: Final[int]
+ACTIVATIONS: Final[dict[str, int]]
+ROW_ACTIVATIONS: Final[tuple[str, ...]]
+CELLS: Final[dict[str, int]]
+
+_Weights = NDArray[np.floating[Any]]
+_Array = NDArray[Any]
+
+def cpu_has(level: str) -> bool: ...
+def set_num_threads(n: int) -> None: ...
+
+@disjoint_base
+class Step:
+    @property
+    def sources(self) -> tuple[int, ...]: ...
+    @property
+    def targets(self) -> tuple[int, ...]: ...
+
+@disjoint_base
+class Recurrent(Step):
+    def __init__(
+        self,
+        cell: str,
+        kernel: _Weights,
+        recurrent_kernel: _Weights,
+        bias: _Weights | None,
+        recurrent_bias: _Weights | None,
+        activation: str,
+        recurrent_activation: str,
+        *,
+        x: int,
+        y: int | None,
+        mask: int | None = None,
+        initial: Sequence[int | None] = (),
+        final: Sequence[int | None] = (),
+        return_sequences: bool = False,
+        go_backwards: bool = False,
+        zero_output_for_mask: bool = False,
+    ) -> None: ...
+
+@disjoint_base
+class Dense(Step):
+    def __init__(
+        self, kernel: _Weights, bias: _Weights | None, activation: str, *, x: int, y: int
+    ) -> None: ...
+
+@disjoint_base
+class Activate(Step):
+    def __init__(self, activation: str, *, x: int, y: int) -> None: ...
+
+@disjoint_base
+class Program:
+    def __new__(
+        cls,
+        n_buffers: int,
+        steps: Sequence[Step],
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        masks: Collection[int] = (),
+    ) -> Self: ...
+    def expect(self, shapes: Sequence[tuple[int | None, ...]]) -> None: ...
+    def run(self, arrays: _Array | tuple[_Array, ...]) -> _Array | tuple[_Array, ...] | None: ...
