@@ -11,9 +11,8 @@ import zlib
 from pathlib import Path
 
 from fastrnn.errors import ModelFormatError
+from fastrnn.saving.members import WEIGHTS
 
-SIGNATURE = b"PK\x03\x04"
-CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 MAX_MEMBERS = 10_000
 MAX_RATIO = 100
 MAX_SMALL_MEMBER = 64 << 20

@@ -263,6 +263,7 @@ class _Reader:
     def custom_layer(self, class_name, described, path):
         config = _object(described.get("config"), path, f"config of a {class_name}")
         own_name = config.get("name") or snake_case(class_name.split(">")[-1])
+        own_name = _string(own_name, path, f"name of a {class_name}")
         here = (*path, f"{class_name} {own_name!r}")
         config = {key: self.value(key, value, here) for key, value in config.items()}
         return LayerSpec(class_name, own_name, config, _build_shape(described, here))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastrnn.errors import ModelFormatError
-from fastrnn.saving import archive, hdf5
+from fastrnn.saving import hdf5, members
 from fastrnn.saving.config import MAX_JSON_BYTES, parse_json, parse_version
 
 _KINDS = (
@@ -49,8 +49,7 @@ def open_model(path):
     path, kind = _kind_of(path)
     with contextlib.ExitStack() as stack:
         if kind == "archive":
-            members = stack.enter_context(archive.open_archive(path))
-            yield _archived_model(members, stack)
+            yield _archived_model(_open_archive(path, stack), stack)
         elif kind == "hdf5":
             root = stack.enter_context(hdf5.open_hdf5(path, str(path)))
             text = root.text("model_config")
@@ -74,8 +73,7 @@ def open_weights(path):
     path, kind = _kind_of(path)
     with contextlib.ExitStack() as stack:
         if kind == "archive":
-            members = stack.enter_context(archive.open_archive(path))
-            yield _archived_weights(members, stack)
+            yield _archived_weights(_open_archive(path, stack), stack)
         elif kind == "hdf5":
             yield stack.enter_context(hdf5.open_hdf5(path, str(path)))
         else:
@@ -90,14 +88,14 @@ def _kind_of(path):
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {str(path)!r}") from None
     if stat.S_ISDIR(mode):
-        if (path / archive.CONFIG).exists():
+        if (path / members.CONFIG).exists():
             return path, "archive"
-        raise ModelFormatError(f"{path} is a directory without a Keras {archive.CONFIG}")
+        raise ModelFormatError(f"{path} is a directory without a Keras {members.CONFIG}")
     if not stat.S_ISREG(mode):
         raise ModelFormatError(f"{path} is not a regular file")
     with open(path, "rb") as stream:
         start = stream.read(64)
-    if start.startswith(archive.SIGNATURE):
+    if start.startswith(members.SIGNATURE):
         return path, "archive"
     if start.startswith(hdf5.SIGNATURE):
         return path, "hdf5"
@@ -108,21 +106,28 @@ def _kind_of(path):
     raise ModelFormatError(f"{path} is {what}; expected a model that Keras saved")
 
 
-def _archived_model(members, stack):
-    text = members.read(archive.CONFIG, MAX_JSON_BYTES)
-    if text is None:
-        raise ModelFormatError(f"{members.path} has no {archive.CONFIG}: it is no Keras archive")
-    config = parse_json(text, f"{members.path}: {archive.CONFIG}")
-    text = members.read(archive.METADATA, MAX_JSON_BYTES)
-    if text is None:
-        raise ModelFormatError(f"{members.path} has no {archive.METADATA}: it is no Keras archive")
-    version = parse_json(text, f"{members.path}: {archive.METADATA}").get("keras_version", "")
-    return StoredModel(config, parse_version(version), _archived_weights(members, stack))
+def _open_archive(path, stack):
+    from fastrnn.saving.archive import open_archive  # zipfile takes time to import
+
+    return stack.enter_context(open_archive(path))
 
 
-def _archived_weights(members, stack):
-    label = f"{members.path}: {archive.WEIGHTS}"
-    return stack.enter_context(hdf5.open_hdf5(members.weights(), label))
+def _archived_model(archive, stack):
+    config = _archived_json(archive, members.CONFIG)
+    version = _archived_json(archive, members.METADATA).get("keras_version", "")
+    return StoredModel(config, parse_version(version), _archived_weights(archive, stack))
+
+
+def _archived_json(archive, member):
+    text = archive.read(member, MAX_JSON_BYTES)
+    if text is None:
+        raise ModelFormatError(f"{archive.path} has no {member}: it is no Keras archive")
+    return parse_json(text, f"{archive.path}: {member}")
+
+
+def _archived_weights(archive, stack):
+    label = f"{archive.path}: {members.WEIGHTS}"
+    return stack.enter_context(hdf5.open_hdf5(archive.weights(), label))
 
 
 def _version_of_json(config):
