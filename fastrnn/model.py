@@ -118,7 +118,7 @@ class Model(Layer):
             (
                 f"{layer.name} ({type(layer).__name__})",
                 str(shapes.get(layer, "?")),
-                f"{layer.count_params():,}",
+                f"{layer.count_params():,}" if layer.built else "?",
             )
             for layer in self._layers
         ]
@@ -137,7 +137,7 @@ class Model(Layer):
                     rule,
                     *map(line, rows),
                     rule,
-                    f"Total params: {self.count_params():,}",
+                    f"Total params: {self.count_params():,}" if self.built else "Not built",
                 ]
             )
         )
@@ -346,6 +346,9 @@ class Model(Layer):
         """Compute the model for one batch; the same as calling it."""
         return self(x)
 
+    def compile(self, *args, **kwargs):
+        """Do nothing, for code written for Keras: loss, optimizer and metrics have no part in inference."""
+
     # -- states -----------------------------------------------------------------------------------------------------
 
     def _stateful_layers(self):
@@ -390,7 +393,7 @@ class Model(Layer):
         rest = iter(given)
         shares = [[next(rest) for _ in range(layer.cell.n_states)] for layer in stateful]
         for layer, share in zip(stateful, shares, strict=True):
-            layer.cell.check_states(share, len(layer.states[0]))
+            layer._check_states(share, len(layer.states[0]))
         for layer, share in zip(stateful, shares, strict=True):
             layer.reset_states(share)
 

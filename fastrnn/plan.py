@@ -281,7 +281,8 @@ class Plan:
                 )
                 for number in sources
             ]
-            values.update(zip(targets, part.run(converted), strict=True))
+            with np.errstate(all="ignore"):
+                values.update(zip(targets, part.run(converted), strict=True))
         return [
             values[number].copy() if number in self.inputs else values[number]
             for number in self.outputs

@@ -48,16 +48,15 @@ ACTIVATIONS = {
 ROW_ACTIVATIONS = ("softmax", "log_softmax")
 
 
-cdef inline vec exp_minus_one(vec x) noexcept nogil:
-    """e**x - 1 for |x| < 87, to about one unit in the last place of `real`.
+cdef inline vec exp_parts(vec x, vec* scale) noexcept nogil:
+    """`scale` and what is returned, s, are such that e**x = scale (1 + s), to about one unit in the last place.
 
-    With n = round(x / ln 2) and r = x - n ln 2 this is 2**n (e**r - 1) + (2**n - 1); e**r - 1 is its Taylor
-    series, which for |r| <= ln(2) / 2 reaches float32's precision at r**7 / 7! and float64's at r**13 / 13!.
-    The rounding of n ln 2 grows with |x|, but faster than that the functions below level off.
+    With n = round(x / ln 2) and r = x - n ln 2, scale is 2**n and s is e**r - 1 by its Taylor series, which for
+    |r| <= ln(2) / 2 reaches float32's precision at r**7 / 7! and float64's at r**13 / 13!. The rounding of n ln 2
+    grows with |x|, but faster than that the functions below level off.
     """
     cdef vec rounded = x * <real>1.4426950408889634 + ROUNDER
     cdef vec n = rounded - ROUNDER
-    cdef vec scale = power_of_two(rounded)
     cdef vec r = x - n * <real>0.6931471805599453
     cdef vec series
     if REAL_BITS == 32:
@@ -74,19 +73,25 @@ cdef inline vec exp_minus_one(vec x) noexcept nogil:
     series = series * r + <real>(1.0 / 24.0)
     series = series * r + <real>(1.0 / 6.0)
     series = series * r + <real>0.5
-    series = series * (r * r) + r
-    return scale * series + (scale - <real>1)
+    scale[0] = power_of_two(rounded)
+    return series * (r * r) + r
 
 
 cdef inline vec tanh_of(vec x) noexcept nogil:
     """tanh x = (e**2x - 1) / (e**2x + 1); beyond |x| = 20 it is 1 in either precision."""
-    cdef vec e = exp_minus_one(at_most(at_least(x + x, <real>-40), <real>40))
+    cdef vec scale
+    cdef vec series = exp_parts(at_most(at_least(x + x, <real>-40), <real>40), &scale)
+    cdef vec e = scale * series + (scale - <real>1)
     return divide(e, e + <real>2)
 
 
 cdef inline vec sigmoid_of(vec x) noexcept nogil:
-    """1 / (1 + e**-x), cut off at |x| = 86 where it is 4e-38 and 1 - 4e-38."""
-    return reciprocal(exp_minus_one(at_most(at_least(-x, <real>-86), <real>86)) + <real>2)
+    """1 / (1 + e**-x). At the upper limit of -x the scale is 2**128 or 2**1024, infinity, and the result 0 as it is."""
+    cdef vec scale
+    cdef vec limited = at_most(at_least(-x, <real>(-87 if REAL_BITS == 32 else -708)),
+                               <real>(88.8 if REAL_BITS == 32 else 709.9))
+    cdef vec series = exp_parts(limited, &scale)
+    return reciprocal(scale * (series + <real>1) + <real>1)
 
 
 cdef double softplus_of(double x) noexcept nogil:

@@ -102,7 +102,7 @@ cdef inline void gru_lanes(
     cdef vec update = activated(recurrent, add(load(zx), load(zh)))
     cdef vec reset = activated(recurrent, add(load(zx + gate), load(zh + gate)))
     cdef vec candidate = activated(activation, load(zx + 2 * gate) + reset * load(zh + 2 * gate))
-    store(h_next, candidate + update * (load(h) - candidate))
+    store(h_next, update * load(h) + (<real>1 - update) * candidate)
 
 
 cdef inline void gru_gates_lanes(
@@ -118,7 +118,7 @@ cdef inline void gru_candidate_lanes(
 ) noexcept nogil:
     """h' = z h + (1 - z) activation(candidate) of a GRU with reset_after=False."""
     cdef vec candidate = activated(activation, load(z))
-    store(h_next, candidate + load(update) * (load(h) - candidate))
+    store(h_next, load(update) * load(h) + (<real>1 - load(update)) * candidate)
 
 
 cdef inline void finish_lanes(

@@ -51,7 +51,7 @@ cdef object to_panel_columns(const Panels* cut, object matrix):
     ordered = np.zeros((len(matrix), cut.total), dtype=DTYPE)
     for panel in range(cut.n_panels):
         first, count = panel * cut.units, panel_units(cut, panel)
-        block = by_gate[:, :, first:first + count].reshape(len(matrix), -1)
+        block = by_gate[:, :, first:first + count].reshape(len(matrix), cut.gates * count)
         ordered[:, panel * cut.width:panel * cut.width + block.shape[1]] = block
     return ordered
 

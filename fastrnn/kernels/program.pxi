@@ -233,7 +233,7 @@ cdef void run_activate(
     cdef Py_ssize_t i, n = rows * shape.size, width = shape.dims[shape.ndim - 1]
     if layer.activation < SOFTMAX:
         activate_span(layer.activation, x, y, n)
-    else:
+    elif n:
         for i in range(n // width):
             softmax_row(layer.activation, x + i * width, y + i * width, width)
 
@@ -382,6 +382,7 @@ cdef class Program:
         cdef int number
         for number in range(self.n_buffers):
             outside[number] = NULL
+            shapes[number].size = 0
         if not isinstance(arrays, tuple):
             arrays = (arrays,)
         if len(<tuple>arrays) != self.n_inputs:
@@ -476,8 +477,12 @@ cdef class Program:
             if outside[number] == NULL:
                 call.part += (call.tile * shapes[number].size * shapes[number].item + 63) // 64 * 64
         call.scratch = call.part
+        cdef Py_ssize_t last_tile = batch - (call.n_tiles - 1) * call.tile
         for number in range(self.n_steps):
+            # Fewer rows may take more: a step can have another way for them.
             needed = self.operations[number].scratch(self.operations[number].layer, shapes, call.tile)
+            scratch = max(scratch, needed)
+            needed = self.operations[number].scratch(self.operations[number].layer, shapes, last_tile)
             scratch = max(scratch, needed)
         call.part += scratch
         try:

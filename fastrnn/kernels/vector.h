@@ -82,7 +82,7 @@ FASTRNN_INLINE vec at_most(vec a, real b) {
 /* Adding 1.5 * 2**MANTISSA_BITS rounds a number to an integer and leaves that integer in the low bits of the sum. */
 #define FASTRNN_ROUNDER ((real)1.5 * (real)((real_bits)1 << FASTRNN_MANTISSA_BITS))
 
-/* 2**n, where `rounded` is n + FASTRNN_ROUNDER and n is in the range of normal exponents. */
+/* 2**n, where `rounded` is n + FASTRNN_ROUNDER and n is in the range of normal exponents; infinity one above it. */
 FASTRNN_INLINE vec power_of_two(vec rounded) {
     return (vec)(((vec_bits)rounded << FASTRNN_MANTISSA_BITS) + (vec_bits)((real)1 + zero_vector()));
 }

@@ -274,7 +274,17 @@ class Layer:
             child._take_weights(weights)
 
     def count_params(self):
-        """Return the number of numbers in all weights."""
+        """Return the number of numbers in all weights.
+
+        Raises
+        ------
+        ValueError
+            If the layer is not built.
+        """
+        if not self.built:
+            raise ValueError(
+                f"layer {self.name!r} has no weights yet: build it, or call it, before count_params"
+            )
         return sum(weight.size for weight in self.weights)
 
     def _forget_plans(self):
@@ -351,12 +361,12 @@ class Layer:
         """
         self._refuse_training(training)
         x = to_numeric(inputs, f"layer {self.name!r}")
-        self._build_for(x)
+        self._check_input(x.shape)
         masks = [] if mask is None else [to_mask(mask, x.shape[:2], f"layer {self.name!r}")]
+        self._build_for(x)
         return self._execute(x, masks, [])
 
     def _build_for(self, x):
-        self._check_input(x.shape)
         if not self.built:
             self.build(x.shape)
 

@@ -72,12 +72,18 @@ class InputLayer(Layer):
 
 
 def Input(
-    shape=None, batch_size=None, dtype=None, sparse=None, batch_shape=None, name=None, **kwargs
+    shape=None,
+    batch_size=None,
+    dtype=None,
+    sparse=None,
+    ragged=None,
+    batch_shape=None,
+    name=None,
+    tensor=None,
+    optional=False,
 ):
-    """Return an `InputLayer`; the arguments are its."""
-    return InputLayer(
-        shape, batch_size, dtype, sparse, batch_shape=batch_shape, name=name, **kwargs
-    )
+    """Return an `InputLayer`; the arguments are its, in the order of Keras's function."""
+    return InputLayer(shape, batch_size, dtype, sparse, ragged, batch_shape, tensor, optional, name)
 
 
 class Dense(Layer):
@@ -152,6 +158,12 @@ class Dense(Layer):
     def bias(self):
         """ndarray, shape (units,), or None."""
         return self._weights.get("bias")
+
+    def get_config(self):
+        config = super().get_config()
+        if self.activity_regularizer is not None:
+            config["activity_regularizer"] = self.activity_regularizer
+        return config
 
     def build(self, input_shape):
         self.add_weight((input_shape[-1], self.units), self.kernel_initializer, "kernel")

@@ -193,6 +193,7 @@ class GRU(RNN):
             recurrent_dropout=recurrent_dropout,
             reset_after=reset_after,
             seed=seed,
+            name="gru_cell",
             dtype=kwargs.get("dtype"),
         )
         super().__init__(

@@ -207,6 +207,7 @@ class LSTM(RNN):
             dropout=dropout,
             recurrent_dropout=recurrent_dropout,
             seed=seed,
+            name="lstm_cell",
             dtype=kwargs.get("dtype"),
         )
         super().__init__(

@@ -26,6 +26,10 @@ class RecurrentCell(Layer):
         for name, value in others.items():
             if name.endswith("activation"):
                 value = activations.get(value)
+                if value is activations.glu:
+                    raise ValueError(
+                        f"layer {self.name!r}: glu halves its input, so no cell can have it as {name}"
+                    )
             elif name.endswith("initializer"):
                 value = initializers.get(value)
             setattr(self, name, value)
@@ -100,21 +104,24 @@ class RecurrentCell(Layer):
         """
         self._refuse_training(training)
         x = np.asarray(to_numeric(inputs, f"cell {self.name!r}"), self.compute_dtype)
-        self._build_for(x)
+        self._check_input(x.shape)
         several = isinstance(states, (list, tuple))
-        checked = self.check_states(states, x.shape[0])
+        checked = self.check_states(states, x.shape[0], f"cell {self.name!r}")
+        self._build_for(x)
         states = self.recurrence()[0].step(x, tuple(checked))
         return states[0], list(states) if several else states[0]
 
-    def check_states(self, states, batch):
+    def check_states(self, states, batch, owner):
         """Return `states`, a list or one array, as a list of (batch, units) arrays of the compute dtype.
+
+        `owner` is who the message of an error names.
 
         Raises
         ------
         ValueError
             If their number or a shape is another one.
         """
-        what = f"states of layer {self.name!r}"
+        what = f"states of {owner}"
         given = list(states) if isinstance(states, (list, tuple)) else [states]
         if len(given) != self.n_states or (
             self.n_states > 1 and not isinstance(states, (list, tuple))
@@ -317,10 +324,14 @@ class RNN(Layer):
         """
         self._refuse_training(training)
         x = to_numeric(sequences, f"layer {self.name!r}")
-        self._build_for(x)
+        self._check_input(x.shape)
         masks = [] if mask is None else [to_mask(mask, x.shape[:2], f"layer {self.name!r}")]
-        states = [] if initial_state is None else self.cell.check_states(initial_state, x.shape[0])
+        states = [] if initial_state is None else self._check_states(initial_state, x.shape[0])
+        self._build_for(x)
         return self._execute(x, masks, states)
+
+    def _check_states(self, states, batch):
+        return self.cell.check_states(states, batch, f"layer {self.name!r}")
 
     def reset_states(self, states=None):
         """Set a stateful layer's states.
@@ -340,7 +351,7 @@ class RNN(Layer):
         if states is not None:
             first = states[0] if isinstance(states, (list, tuple)) and states else states
             batch = len(self.states[0]) if self.states is not None else np.shape(first)[0]
-            self.states = [state.copy() for state in self.cell.check_states(states, batch)]
+            self.states = [state.copy() for state in self._check_states(states, batch)]
         elif self.states is not None:
             self.states = self.cell.get_initial_state(len(self.states[0]))
 

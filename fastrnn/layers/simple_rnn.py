@@ -133,12 +133,12 @@ class SimpleRNN(RNN):
         bias_constraint=None,
         dropout=0.0,
         recurrent_dropout=0.0,
-        seed=None,
         return_sequences=False,
         return_state=False,
         go_backwards=False,
         stateful=False,
         unroll=False,
+        seed=None,
         **kwargs,
     ):
         cell = SimpleRNNCell(
@@ -157,6 +157,7 @@ class SimpleRNN(RNN):
             dropout=dropout,
             recurrent_dropout=recurrent_dropout,
             seed=seed,
+            name="simple_rnn_cell",
             dtype=kwargs.get("dtype"),
         )
         super().__init__(
