@@ -52,6 +52,7 @@ $(VENV)/build.stamp: $(VENV)/venv.stamp $(SOURCES)
 	touch $@
 
 $(VENV)/venv.stamp: pyproject.toml
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON3=...")'
 	$(PYTHON3) -m venv $(VENV)
 	$(call pyproject,["build-system"]["requires"]) > $@
 	$(PIP) install --requirement $@
