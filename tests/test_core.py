@@ -1,8 +1,10 @@
 """Every build of the core that this CPU can run, against the NumPy oracle in float64."""
 
+import ast
 import functools
 import importlib
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +59,17 @@ def test_every_build_says_what_it_is(core):
     assert core.cpu_has("base")
     assert not core.cpu_has("v5")
     assert set(core.CELLS) == set(GATES)
+
+
+def test_the_stub_names_what_there_is(core):
+    stub = ast.parse(Path(fastrnn.__file__).with_name("_core.pyi").read_text())
+    classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
+    names = {*classes, *(node.name for node in stub.body if isinstance(node, ast.FunctionDef))}
+    names |= {node.target.id for node in stub.body if isinstance(node, ast.AnnAssign)}
+    assert names == {name for name in dir(core) if name[0] != "_"} - {"np", "Arena"}
+    for name, node in classes.items():
+        methods = {part.name for part in node.body} - {"__init__", "__new__"}
+        assert methods == {name for name in vars(getattr(core, name)) if name[0] != "_"}
 
 
 # Recurrent layers
@@ -474,6 +487,22 @@ def test_threads_and_tiles_change_rounding_only(batch, core, rng):
     parts = [program.run(part) for part in np.array_split(x, 7)]
     for whole, *pieces in zip(one, *parts, strict=True):
         np.testing.assert_allclose(whole, np.concatenate(pieces), rtol=0, atol=rounding(core))
+
+
+@functools.cache
+def wide(kind, features, batch):
+    return Case(kind, features, 70, batch, 60, "holes", return_sequences=True)
+
+
+@pytest.mark.parametrize("batch", [7, 13, 25])
+@pytest.mark.parametrize("kind", GATES)
+def test_tiles_of_unequal_rows(kind, batch, core):
+    """Fewer rows than others can have another way to compute, with a workspace of another size."""
+    for features in (3, 12):
+        case = wide(kind, features, batch)
+        for allowed in (1, 2, 4, 64):
+            core.set_num_threads(allowed)
+            case.check(core)
 
 
 def test_inputs_may_be_read_only_and_are_never_written(core):
