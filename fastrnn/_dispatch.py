@@ -52,6 +52,7 @@ def isa():
     return forced
 
 
+MOST_THREADS = 1024
 _loaded = {}
 
 
@@ -68,8 +69,8 @@ def core(dtype):
 
 def _default_threads():
     requested = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if requested.isdigit() and int(requested) > 0:
-        return int(requested)
+    if requested.isdecimal() and int(requested) > 0:
+        return min(int(requested), MOST_THREADS)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -90,11 +91,13 @@ def set_num_threads(n):
     Raises
     ------
     ValueError
-        If `n` is not a positive integer.
+        If `n` is not an integer from 1 to MOST_THREADS.
     """
     global _threads
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise ValueError(f"expected a positive integer as the number of threads; got {n!r}")
+    if n > MOST_THREADS:
+        raise ValueError(f"expected at most {MOST_THREADS} threads; got {n}")
     _threads = int(n)
     for module in _loaded.values():
         module.set_num_threads(_threads)

@@ -2,7 +2,7 @@
 
 
 class UnsupportedLayerError(NotImplementedError):
-    """A layer, or an option of one, that fastrnn does not run. The message names it and where it stands in the model."""
+    """A layer, or an option of one, that fastrnn does not run; the message says where in the model it stands."""
 
 
 class ModelFormatError(ValueError):

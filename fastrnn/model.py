@@ -7,6 +7,7 @@ import numpy as np
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers import REGISTRY, InputLayer
 from fastrnn.layers.base import Layer, deserialize, serialize, to_mask, to_numeric
+from fastrnn.layers.core import positive_integer
 from fastrnn.layers.rnn import RNN
 from fastrnn.plan import Builder, Executable, Value
 from fastrnn.saving.spec import LayerSpec, ModelSpec, TensorRef
@@ -164,6 +165,9 @@ class Model(Layer):
         outputs = self._lower_graph(builder, flatten(x))
         return flatten(outputs) if isinstance(outputs, (list, tuple, dict)) else outputs
 
+    def __getstate__(self):
+        return {**super().__getstate__(), "_run_directly": None}
+
     def _forget_plans(self):
         self._run_directly = None
         super()._forget_plans()
@@ -180,7 +184,9 @@ class Model(Layer):
             executable = Executable(builder, buffers, [value.buffer for value in flatten(outputs)])
             self._executables[masked] = executable, map_structure(lambda value: None, outputs)
             if not any(masked) and isinstance(outputs, Value) and len(values) == 1:
-                self._run_directly = executable.run_directly([value.shape for value in values])
+                self._run_directly = executable.run_directly(
+                    [value.shape for value in values], self._inputs[0].input_dtype
+                )
         return self._executables[masked]
 
     # -- calls ------------------------------------------------------------------------------------------------------
@@ -230,7 +236,7 @@ class Model(Layer):
             raise ValueError(
                 f"input {layer.name!r}: expected no empty axis but the batch; got shape {array.shape}"
             )
-        return array
+        return np.asarray(array, layer.input_dtype)
 
     def _check_batch(self, arrays):
         batch = self._inputs[0].batch_shape[0]
@@ -283,6 +289,14 @@ class Model(Layer):
         results = iter(executable([*arrays, *(one for one in masks if one is not None)]))
         return map_structure(lambda _: next(results), structure)
 
+    def _run_on_nothing(self, arrays):
+        """The empty outputs for empty inputs of a stateful model, whose batch size only full inputs can have."""
+        executable, structure = self._executable((False,) * len(arrays))
+        batch = self._inputs[0].batch_shape[0]
+        blanks = [np.zeros((batch, *array.shape[1:]), array.dtype) for array in arrays]
+        results = iter([result[:0] for result in executable(blanks, keep_states=False)])
+        return map_structure(lambda _: next(results), structure)
+
     def _refuse_training(self, training):
         for layer in self._layers:
             layer._refuse_training(training)
@@ -295,8 +309,8 @@ class Model(Layer):
         x : array-like, or list or dict of array-like
             As for calling the model.
         batch_size : int, optional
-            Rows at a time; the engine chooses by default, and results do not depend on it. A stateful model takes
-            its own batch size, and carries its states from one group of rows to the next.
+            Has no effect: the engine chooses how many rows it takes at a time. A stateful model takes its own batch
+            size, and carries its states from one group of rows to the next.
         verbose : {0, 1, 2, "auto"}
             Print a line at the end unless 0.
 
@@ -312,12 +326,10 @@ class Model(Layer):
         self._build_for_call(x)
         arrays = self._flat_inputs(x)
         rows = len(arrays[0])
-        if batch_size is not None and (
-            isinstance(batch_size, bool) or batch_size < 1 or batch_size != int(batch_size)
-        ):
-            raise ValueError(f"expected a positive integer as batch_size; got {batch_size!r}")
+        if batch_size is not None:
+            positive_integer(batch_size, "batch_size")
         if self.stateful:
-            group = self._inputs[0].batch_shape[0] or rows
+            group = self._inputs[0].batch_shape[0]
             if rows % group:
                 raise ValueError(
                     f"model {self.name!r} is stateful with a batch of {group}: expected a multiple "
@@ -326,8 +338,10 @@ class Model(Layer):
         elif self._executable((False,) * len(arrays))[0].plan.program is not None:
             group = rows
         else:
-            group = batch_size or ROWS_BETWEEN_NUMPY_STEPS
-        if rows <= group:
+            group = ROWS_BETWEEN_NUMPY_STEPS
+        if self.stateful and rows == 0:
+            outputs = self._run_on_nothing(arrays)
+        elif rows <= group:
             outputs = self._run(arrays)
         else:
             parts = [
@@ -412,6 +426,8 @@ class Sequential(Model):
     name : str, optional
     """
 
+    module = "keras"
+
     def __init__(self, layers=None, name=None, **kwargs):
         super().__init__(name=name, **kwargs)
         self._input = None
@@ -449,6 +465,7 @@ class Sequential(Model):
             return
         if any(layer.name == other.name for other in self._layers):
             raise ValueError(f"model {self.name!r} has a layer named {layer.name!r} already")
+        before = self._input
         if not self._layers and self._input is None and layer.declared_input_shape is not None:
             self._input = InputLayer(batch_shape=layer.declared_input_shape)
         if not self._layers and self._input is None and isinstance(layer, Model) and layer.built:
@@ -457,7 +474,13 @@ class Sequential(Model):
         self._forget_plans()
         self.built = False
         if self._input is not None:
-            self.build()
+            try:
+                self.build()
+            except Exception:
+                self.pop()
+                self._input = before
+                self.built = self._input is not None and bool(self._layers)
+                raise
 
     def pop(self):
         """Remove and return the last layer."""
@@ -476,26 +499,29 @@ class Sequential(Model):
         input_shape : tuple of int or None, optional
             With the batch; the model's own input's by default.
         """
+        before = self._input
         if self._input is None:
             if input_shape is None:
                 raise ValueError(f"model {self.name!r}: expected an input shape to build it for")
             self._input = InputLayer(batch_shape=input_shape)
+        unbuilt = [layer for layer in self._layers if not layer.built]
         builder = Builder()
-        self._lower_graph(builder, [builder.value(self._input.batch_shape)])
+        try:
+            self._lower_graph(builder, [builder.value(self._input.batch_shape)])
+        except Exception:
+            self._input = before
+            for layer in unbuilt:
+                layer._unbuild()
+            raise
         self.built = True
 
     def _build_for_call(self, inputs):
-        if not self.built:
-            if self._input is None:
-                shape = to_numeric(inputs, f"model {self.name!r}").shape
-                self._input = InputLayer(
-                    batch_shape=(
-                        shape[0] if self.stateful else None,
-                        *[None] * (len(shape) - 2),
-                        *shape[1:][-1:],
-                    )
-                )
-            self.build()
+        if not self.built and self._input is None:
+            if isinstance(inputs, (list, tuple)) and len(inputs) == 1:
+                (inputs,) = inputs if isinstance(inputs[0], np.ndarray) else [inputs]
+            batch, *sizes = to_numeric(inputs, f"model {self.name!r}").shape or (None,)
+            unknown = [None] * (len(sizes) - 1)
+            self.build((batch if self.stateful else None, *unknown, *sizes[-1:]))
 
     def _lower_graph(self, builder, inputs, shapes=None):
         (value,) = inputs

@@ -163,14 +163,15 @@ class Builder:
 
     Attributes
     ----------
-    states : list of tuple
-        (layer, buffers before the call, buffers after it) of each stateful layer.
+    states : dict
+        For each stateful layer the buffers of its states before the call, none where it does not read them, and
+        the values after it.
     """
 
     steps: list[Step] = field(default_factory=list)
     n_buffers: int = 0
     masks: set[int] = field(default_factory=set)
-    states: list[tuple] = field(default_factory=list)
+    states: dict = field(default_factory=dict)
 
     def value(self, shape, mask=None):
         """Return a new buffer's value."""
@@ -283,10 +284,13 @@ class Plan:
             ]
             with np.errstate(all="ignore"):
                 values.update(zip(targets, part.run(converted), strict=True))
-        return [
-            values[number].copy() if number in self.inputs else values[number]
-            for number in self.outputs
-        ]
+        outputs = []
+        for number in self.outputs:
+            array = values[number]
+            # A step in NumPy may return what it was given, and a buffer may be given out twice.
+            shared = any(np.may_share_memory(array, other) for other in [*arrays, *outputs])
+            outputs.append(array.copy() if shared else array)
+        return outputs
 
 
 @dataclass(frozen=True)
@@ -317,33 +321,37 @@ class Executable:
     """
 
     def __init__(self, builder, inputs, outputs):
-        self._stateful = [layer for layer, _, _ in builder.states]
-        self._reads_states = [layer for layer, before, _ in builder.states if before]
+        self._stateful = list(builder.states)
+        self._reads_states = [layer for layer, (before, _) in builder.states.items() if before]
         self._n_outputs = len(outputs)
-        before = [buffer for _, buffers, _ in builder.states for buffer in buffers]
-        after = [buffer for _, _, buffers in builder.states for buffer in buffers]
+        before = [buffer for buffers, _ in builder.states.values() for buffer in buffers]
+        after = [value.buffer for _, values in builder.states.values() for value in values]
         self.plan = Plan(
             builder.steps, [*inputs, *before], [*outputs, *after], builder.n_buffers, builder.masks
         )
 
-    def __call__(self, arrays, compiled=True):
+    def __call__(self, arrays, compiled=True, keep_states=True):
         """Run the plan on the caller's arrays, a list; returns the list of its outputs. Errors leave states alone."""
         states = [state for layer in self._reads_states for state in layer.states]
         results = self.plan.run([*arrays, *states], compiled)
         after = iter(results[self._n_outputs :])
-        for layer in self._stateful:
+        for layer in self._stateful if keep_states else []:
             layer.states = [next(after) for _ in layer.states]
         return results[: self._n_outputs]
 
-    def run_directly(self, shapes):
+    def run_directly(self, shapes, dtype):
         """Return the core's own function from one input array to one output array, or None.
 
         Parameters
         ----------
         shapes : list of tuple
             The inputs', None for an unknown size. The function returns None for an array that is not of its form.
+        dtype : str
+            What the input is converted to first; the function takes the core's own dtype only.
         """
         if self.plan.program is None or self._stateful or len(self.plan.outputs) != 1:
+            return None
+        if self.plan.steps[0].dtype != np.dtype(dtype):
             return None
         self.plan.program.expect(shapes)
         return self.plan.program.run

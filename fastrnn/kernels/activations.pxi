@@ -104,7 +104,11 @@ cdef double elu_of(double x) noexcept nogil:
 
 cdef double rare_activation(int code, double x) noexcept nogil:
     """The activations that no default uses, by `keras.activations`'s definitions (Keras 3.15)."""
-    if x != x:
+    if code == HARD_SHRINK:
+        return x if fabs(x) > 0.5 else 0
+    if code == SOFT_SHRINK:
+        return x - 0.5 if x > 0.5 else (x + 0.5 if x < -0.5 else 0)
+    if x != x:  # which these two alone make 0
         return x
     if code == CELU or code == ELU:
         return elu_of(x)
@@ -112,8 +116,6 @@ cdef double rare_activation(int code, double x) noexcept nogil:
         return exp(x)
     if code == GELU:
         return 0.5 * x * erfc(-x * 0.70710678118654752)
-    if code == HARD_SHRINK:
-        return x if fabs(x) > 0.5 else 0
     if code == HARD_SILU:
         return x * min(max(x / 6 + 0.5, 0.0), 1.0)
     if code == HARD_TANH:
@@ -131,8 +133,6 @@ cdef double rare_activation(int code, double x) noexcept nogil:
         return 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * expm1(x))
     if code == SILU:
         return x / (1 + exp(-x))
-    if code == SOFT_SHRINK:
-        return x - 0.5 if x > 0.5 else (x + 0.5 if x < -0.5 else 0)
     if code == SOFTPLUS:
         return softplus_of(x)
     if code == SOFTSIGN:
@@ -190,7 +190,7 @@ cdef void softmax_row(int code, const real* x, real* y, Py_ssize_t n) noexcept n
     """softmax, or its logarithm, of n numbers; the largest is subtracted first so that nothing overflows."""
     cdef Py_ssize_t i
     cdef real largest = -INFINITY
-    cdef double total = 0, shift
+    cdef double total = 0
     for i in range(n):
         largest = x[i] if x[i] > largest else largest
     for i in range(n):
@@ -199,6 +199,6 @@ cdef void softmax_row(int code, const real* x, real* y, Py_ssize_t n) noexcept n
         for i in range(n):
             y[i] = <real>(exp(x[i] - largest) / total)
     else:
-        shift = largest + log(total)
+        total = log(total)
         for i in range(n):
-            y[i] = <real>(x[i] - shift)
+            y[i] = <real>((x[i] - largest) - total)

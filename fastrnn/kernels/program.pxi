@@ -342,7 +342,7 @@ cdef class Program:
         cdef int number, axis
         for number in range(self.n_inputs):
             self.inputs[number].ndim = <int>len(shapes[number])
-            for axis in range(1, self.inputs[number].ndim):
+            for axis in range(1, min(self.inputs[number].ndim, MAX_DIMS)):
                 size = shapes[number][axis]
                 self.inputs[number].dims[axis - 1] = -1 if size is None else size
 

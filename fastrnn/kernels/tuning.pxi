@@ -31,7 +31,7 @@ cdef int n_threads_allowed = 1
 
 
 def set_num_threads(int n):
-    """Let a call use at most `n` threads."""
+    """Let a call use at most `n` threads; OverflowError beyond a C int."""
     global n_threads_allowed
     n_threads_allowed = n
 

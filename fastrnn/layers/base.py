@@ -85,7 +85,7 @@ def to_mask(mask, batch_and_time, what):
 def serialize(layer):
     """Return Keras 3's description of a layer, a dict."""
     return {
-        "module": "keras.layers",
+        "module": layer.module,
         "class_name": type(layer).__name__,
         "config": layer.get_config(),
         "registered_name": None,
@@ -101,13 +101,15 @@ def deserialize(description):
         If its class is none of `fastrnn.layers`.
     """
     from fastrnn.layers import REGISTRY
+    from fastrnn.model import Sequential
 
+    classes = {**REGISTRY, "Sequential": Sequential}
     class_name = description["class_name"]
-    if class_name not in REGISTRY:
+    if class_name not in classes:
         raise UnsupportedLayerError(
-            f"layers of class {class_name} are not supported; known: {', '.join(REGISTRY)}"
+            f"layers of class {class_name} are not supported; known: {', '.join(classes)}"
         )
-    return REGISTRY[class_name].from_config(description["config"])
+    return classes[class_name].from_config(description["config"])
 
 
 _SERIALIZERS = {
@@ -143,6 +145,9 @@ class Layer:
 
     arguments = ()
     """Names of the constructor's arguments that `get_config` returns, each an attribute."""
+
+    module = "keras.layers"
+    """Where Keras has the class, for configs."""
 
     supports_masking = True
     """Whether the layer passes on the mask that its input carries."""
@@ -192,6 +197,13 @@ class Layer:
             With the batch.
         """
         self.built = True
+
+    def _unbuild(self):
+        """Undo `build`, after an error further on in a model."""
+        self.built = False
+        self._weights = {}
+        for child in self._flat_children():
+            child._unbuild()
 
     def add_weight(self, shape, initializer, name):
         """Create, register and return a weight.
@@ -254,7 +266,7 @@ class Layer:
         weights = [to_numeric(weight, f"weights of layer {self.name!r}") for weight in weights]
         if not self.built:
             raise ValueError(
-                f"layer {self.name!r} has no weights yet: build it, or call it, before set_weights"
+                f"layer {self.name!r} is not built: build it, or call it, before set_weights"
             )
         expected = [weight.shape for weight in self.weights]
         given = [weight.shape for weight in weights]
@@ -263,7 +275,6 @@ class Layer:
                 f"layer {self.name!r}: expected weights of shapes {expected}; got {given}"
             )
         self._take_weights(iter(weights))
-        self._forget_plans()
 
     def _take_weights(self, weights):
         for name in self._weights:
@@ -272,6 +283,7 @@ class Layer:
             self._weights[name] = values
         for child in self._flat_children():
             child._take_weights(weights)
+        self._forget_plans()
 
     def count_params(self):
         """Return the number of numbers in all weights.
@@ -283,7 +295,7 @@ class Layer:
         """
         if not self.built:
             raise ValueError(
-                f"layer {self.name!r} has no weights yet: build it, or call it, before count_params"
+                f"layer {self.name!r} is not built: build it, or call it, before count_params"
             )
         return sum(weight.size for weight in self.weights)
 
@@ -292,6 +304,12 @@ class Layer:
         self._executables = {}
         for user in self._users:
             user._forget_plans()
+
+    def __getstate__(self):
+        return {
+            **self.__dict__,
+            "_executables": {},
+        }  # plans hold what is compiled, and are made anew
 
     # -- configs ----------------------------------------------------------------------------------------------------
 

@@ -57,8 +57,7 @@ class InputLayer(Layer):
                 f"input {self.name!r}: sparse, ragged and tensor inputs are not supported"
             )
         self.batch_shape = (batch_size, *shape) if batch_shape is None else tuple(batch_shape)
-        # What the caller passes is converted by the layer that reads it, so any dtype does.
-        self.input_dtype = "float32" if dtype is None else dtype
+        self.input_dtype = "float32" if dtype is None else str(dtype)
         self.sparse, self.ragged, self.optional = bool(sparse), bool(ragged), bool(optional)
         self.built = True
 

@@ -266,19 +266,20 @@ class RNN(Layer):
         cell, kernel = self.cell.recurrence()
         batch, steps, _ = x.shape
         state_shape = (batch, self.cell.units)
-        carried = []
-        if initial_state is None and self.stateful:
-            carried = [builder.value(state_shape) for _ in range(self.cell.n_states)]
-        initial = carried if initial_state is None else initial_state
+        read, initial = builder.states.get(self, ([], initial_state or []))
+        if initial_state is not None:
+            initial = initial_state
+        elif self.stateful and self not in builder.states:
+            initial = [builder.value(state_shape) for _ in range(self.cell.n_states)]
+            read = [value.buffer for value in initial]
         shape = (batch, steps, self.cell.units) if self.return_sequences else state_shape
         y = builder.value(shape, x.mask if self.return_sequences else None)
         final = []
         if self.return_state or self.stateful:
             final = [builder.value(state_shape) for _ in range(self.cell.n_states)]
         if self.stateful:
-            builder.states.append(
-                (self, [value.buffer for value in carried], [value.buffer for value in final])
-            )
+            # A layer called again within a model goes on from where its first call ended.
+            builder.states[self] = (read, final)
         builder.add(
             plan.Recurrence(
                 (
