@@ -5,8 +5,13 @@ import importlib
 import importlib.util
 import os
 import platform
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike
+
+if TYPE_CHECKING:
+    from fastrnn import _core
 
 ISA_VARIABLE = "FASTRNN_ISA"
 LEVELS = (
@@ -16,16 +21,30 @@ LEVELS = (
 )  # best first; v3 is AVX2 with FMA, v4 AVX-512, as in x86-64-v3 and -v4
 
 
-def _module_name(level, bits):
+class Core(Protocol):
+    """What the rest of fastrnn uses of a build of the core; `_core.pyi` describes it."""
+
+    VECTOR_BYTES: int
+    ACTIVATIONS: dict[str, int]
+    ROW_ACTIVATIONS: tuple[str, ...]
+    Recurrent: "type[_core.Recurrent]"
+    Dense: "type[_core.Dense]"
+    Activate: "type[_core.Activate]"
+    Program: "type[_core.Program]"
+
+    def set_num_threads(self, n: int) -> None: ...
+
+
+def _module_name(level: str, bits: int) -> str:
     return f"fastrnn._core_{level}_f{bits}"
 
 
-def _built_levels():
+def _built_levels() -> list[str]:
     return [level for level in LEVELS if importlib.util.find_spec(_module_name(level, 32))]
 
 
 @functools.cache
-def isa():
+def isa() -> str:
     """Return the instruction set in use: "base", "v3" or "v4".
 
     It is the best one that was built and that the CPU has, or what the environment variable FASTRNN_ISA says.
@@ -53,21 +72,20 @@ def isa():
 
 
 MOST_THREADS = 1024
-_loaded = {}
+_loaded: dict[int, Core] = {}
 
 
-def core(dtype):
+def core(dtype: DTypeLike) -> Core:
     """Return the core's build for `dtype`, float32 or float64."""
     bits = 8 * np.dtype(dtype).itemsize
-    module = _loaded.get(bits)
-    if module is None:
-        module = importlib.import_module(_module_name(isa(), bits))
+    if bits not in _loaded:
+        module: Any = importlib.import_module(_module_name(isa(), bits))
         module.set_num_threads(_threads)
         _loaded[bits] = module
-    return module
+    return _loaded[bits]
 
 
-def _default_threads():
+def _default_threads() -> int:
     requested = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if requested.isdecimal() and int(requested) > 0:
         return min(int(requested), MOST_THREADS)
@@ -77,7 +95,7 @@ def _default_threads():
 _threads = _default_threads()
 
 
-def set_num_threads(n):
+def set_num_threads(n: int) -> None:
     """Let every call of this process use at most `n` threads.
 
     The default is OMP_NUM_THREADS, or the number of CPUs that the process may run on. Small calls use one thread
@@ -103,7 +121,7 @@ def set_num_threads(n):
         module.set_num_threads(_threads)
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """Return the most threads that a call may use."""
     return _threads
 
@@ -113,7 +131,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: set_num_threads(1))
 
 
-def show_config():
+def show_config() -> dict[str, Any]:
     """Print what runs here: versions, instruction sets, threads and BLAS.
 
     Returns

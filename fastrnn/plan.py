@@ -6,26 +6,36 @@ kernel become one `Program` of the core, so a plan made only of those is one cal
 between as NumPy. A plan does not change after it is made and keeps nothing between calls: threads can share it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastrnn import activations, reference
 from fastrnn._dispatch import core
+from fastrnn._types import ActivationFunction, Shape
+
+if TYPE_CHECKING:
+    from fastrnn import _core
 
 
-def _kernel_name(activation):
+def _kernel_name(activation: ActivationFunction) -> str | None:
     """Return the core's name for an activation, or None if it has no kernel: a rare one, or the user's own."""
     name = getattr(activation, "__name__", None)
     library = core(np.float32)
     return name if name in library.ACTIVATIONS and activations.get(name) is activation else None
 
 
-def is_elementwise(activation):
-    """Return whether an activation has a kernel and works number by number, so that it can be a part of a step."""
+def _elementwise_kernel_name(activation: ActivationFunction) -> str | None:
     name = _kernel_name(activation)
-    return name is not None and name not in core(np.float32).ROW_ACTIVATIONS
+    return None if name in core(np.float32).ROW_ACTIVATIONS else name
+
+
+def is_elementwise(activation: ActivationFunction) -> bool:
+    """Return whether an activation has a kernel and works number by number, so that it can be a part of a step."""
+    return _elementwise_kernel_name(activation) is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +46,11 @@ class Step:
     targets: tuple[int, ...]
     dtype: np.dtype
 
-    def compiled(self):
+    def compiled(self) -> "_core.Step | None":
         """Return the step of the compiled core, or None if there is no kernel for it."""
         return None
 
-    def run(self, arrays):
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Return the targets' arrays, a tuple, from the sources', computed by NumPy."""
         raise NotImplementedError
 
@@ -52,17 +62,20 @@ class Recurrence(Step):
     `cell` is one of `reference`'s, `kernel` what the core calls it.
     """
 
-    cell: reference.SimpleRNN | reference.LSTM | reference.GRU
+    cell: reference.Cell
     kernel: str
     masked: bool = False
     return_sequences: bool = False
     go_backwards: bool = False
     zero_output_for_mask: bool = False
 
-    def compiled(self):
+    def compiled(self) -> "_core.Recurrent | None":
         cell = self.cell
-        recurrent_activation = getattr(cell, "recurrent_activation", cell.activation)
-        if not (is_elementwise(cell.activation) and is_elementwise(recurrent_activation)):
+        activation = _elementwise_kernel_name(cell.activation)
+        recurrent_activation = _elementwise_kernel_name(
+            getattr(cell, "recurrent_activation", cell.activation)
+        )
+        if activation is None or recurrent_activation is None:
             return None
         first_state = 2 if self.masked else 1
         return core(self.dtype).Recurrent(
@@ -71,8 +84,8 @@ class Recurrence(Step):
             cell.recurrent_kernel,
             cell.bias,
             getattr(cell, "recurrent_bias", None),
-            _kernel_name(cell.activation),
-            _kernel_name(recurrent_activation),
+            activation,
+            recurrent_activation,
             x=self.sources[0],
             mask=self.sources[1] if self.masked else None,
             initial=self.sources[first_state:],
@@ -83,9 +96,10 @@ class Recurrence(Step):
             zero_output_for_mask=self.zero_output_for_mask,
         )
 
-    def run(self, arrays):
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         x, *others = arrays
-        mask, states = (others[0], others[1:]) if self.masked else (None, others)
+        mask = others.pop(0) if self.masked else None
+        states = tuple(others)
         if not states:
             units = self.cell.recurrent_kernel.shape[0]
             states = tuple(np.zeros((len(x), units), self.dtype) for _ in range(self.cell.n_states))
@@ -107,17 +121,17 @@ class Dense(Step):
 
     kernel: np.ndarray
     bias: np.ndarray | None
-    activation: Callable
+    activation: ActivationFunction
 
-    def compiled(self):
-        if not is_elementwise(self.activation):
+    def compiled(self) -> "_core.Dense | None":
+        name = _elementwise_kernel_name(self.activation)
+        if name is None:
             return None
-        name = _kernel_name(self.activation)
         return core(self.dtype).Dense(
             self.kernel, self.bias, name, x=self.sources[0], y=self.targets[0]
         )
 
-    def run(self, arrays):
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         (x,) = arrays
         return (reference.dense(x, self.kernel, self.bias, self.activation),)
 
@@ -126,15 +140,15 @@ class Dense(Step):
 class Activate(Step):
     """activation(x)."""
 
-    activation: Callable
+    activation: ActivationFunction
 
-    def compiled(self):
+    def compiled(self) -> "_core.Activate | None":
         name = _kernel_name(self.activation)
         if name is None:
             return None
         return core(self.dtype).Activate(name, x=self.sources[0], y=self.targets[0])
 
-    def run(self, arrays):
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         (x,) = arrays
         return (np.asarray(self.activation(x), self.dtype),)
 
@@ -153,8 +167,14 @@ class Value:
     """
 
     buffer: int
-    shape: tuple[int | None, ...]
+    shape: Shape
     mask: int | None = None
+
+
+class Stateful(Protocol):
+    """A layer that keeps states between calls; `states` is a list of ndarray once the layer is built."""
+
+    states: Any
 
 
 @dataclass
@@ -171,19 +191,19 @@ class Builder:
     steps: list[Step] = field(default_factory=list)
     n_buffers: int = 0
     masks: set[int] = field(default_factory=set)
-    states: dict = field(default_factory=dict)
+    states: dict[Stateful, tuple[list[int], list[Value]]] = field(default_factory=dict)
 
-    def value(self, shape, mask=None):
+    def value(self, shape: Iterable[int | None], mask: int | None = None) -> Value:
         """Return a new buffer's value."""
         self.n_buffers += 1
         return Value(self.n_buffers - 1, tuple(shape), mask)
 
-    def mask(self):
+    def mask(self) -> int:
         """Return a new buffer of booleans."""
         self.masks.add(self.value(()).buffer)
         return self.n_buffers - 1
 
-    def add(self, step):
+    def add(self, step: Step) -> None:
         self.steps.append(step)
 
 
@@ -205,20 +225,25 @@ class Plan:
         The whole plan, where it is nothing but compiled steps of one dtype from its inputs to its outputs.
     """
 
-    def __init__(self, steps, inputs, outputs, n_buffers, masks=()):
+    def __init__(
+        self,
+        steps: Iterable[Step],
+        inputs: Iterable[int],
+        outputs: Iterable[int],
+        n_buffers: int,
+        masks: Collection[int] = (),
+    ) -> None:
         self.steps, self.inputs, self.outputs = tuple(steps), tuple(inputs), tuple(outputs)
         self.n_buffers, self.masks = n_buffers, frozenset(masks)
         self._segments = self._group()
-        alone = self._segments[0] if len(self._segments) == 1 else None
-        whole = isinstance(alone, _Segment) and (alone.inputs, alone.outputs) == (
-            self.inputs,
-            self.outputs,
-        )
-        self.program = alone.program if whole else None
+        self.program: _core.Program | None = None
+        match self._segments:
+            case [_Segment(inputs=self.inputs, outputs=self.outputs) as whole]:
+                self.program = whole.program
 
-    def _group(self):
+    def _group(self) -> "list[_Segment | Step]":
         """Neighbouring compiled steps of one dtype as segments, the other steps as they are."""
-        groups = []
+        groups: list[tuple[list[Step], list[_core.Step]]] = []
         for step in self.steps:
             kernel = step.compiled()
             last = groups[-1] if groups else None
@@ -233,7 +258,7 @@ class Plan:
             else:
                 groups.append(([step], [kernel] if kernel is not None else []))
         needed = set(self.outputs)
-        segments = []
+        segments: list[_Segment | Step] = []
         for steps, kernels in reversed(groups):
             made = {target for step in steps for target in step.targets}
             read = {source for step in steps for source in step.sources} - made
@@ -253,7 +278,7 @@ class Plan:
             needed = needed - made | read
         return segments[::-1]
 
-    def run(self, arrays, compiled=True):
+    def run(self, arrays: Sequence[np.ndarray], compiled: bool = True) -> list[np.ndarray]:
         """Run the steps.
 
         Parameters
@@ -284,7 +309,7 @@ class Plan:
             ]
             with np.errstate(all="ignore"):
                 values.update(zip(targets, part.run(converted), strict=True))
-        outputs = []
+        outputs: list[np.ndarray] = []
         for number in self.outputs:
             array = values[number]
             # A step in NumPy may return what it was given, and a buffer may be given out twice.
@@ -297,12 +322,12 @@ class Plan:
 class _Segment:
     """Neighbouring steps as one program of the core."""
 
-    program: object
+    program: "_core.Program"
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     dtype: np.dtype
 
-    def run(self, arrays):
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         results = self.program.run(tuple(arrays))
         if results is None:
             shapes = ", ".join(str(array.shape) for array in arrays)
@@ -320,7 +345,7 @@ class Executable:
         The caller's buffers; the states' come after them.
     """
 
-    def __init__(self, builder, inputs, outputs):
+    def __init__(self, builder: Builder, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         self._stateful = list(builder.states)
         self._reads_states = [layer for layer, (before, _) in builder.states.items() if before]
         self._n_outputs = len(outputs)
@@ -330,7 +355,9 @@ class Executable:
             builder.steps, [*inputs, *before], [*outputs, *after], builder.n_buffers, builder.masks
         )
 
-    def __call__(self, arrays, compiled=True, keep_states=True):
+    def __call__(
+        self, arrays: Sequence[np.ndarray], compiled: bool = True, keep_states: bool = True
+    ) -> list[np.ndarray]:
         """Run the plan on the caller's arrays, a list; returns the list of its outputs. Errors leave states alone."""
         states = [state for layer in self._reads_states for state in layer.states]
         results = self.plan.run([*arrays, *states], compiled)
@@ -339,7 +366,9 @@ class Executable:
             layer.states = [next(after) for _ in layer.states]
         return results[: self._n_outputs]
 
-    def run_directly(self, shapes, dtype):
+    def run_directly(
+        self, shapes: Sequence[Shape], dtype: DTypeLike
+    ) -> Callable[[Any], Any] | None:
         """Return the core's own function from one input array to one output array, or None.
 
         Parameters

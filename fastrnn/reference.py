@@ -5,10 +5,18 @@ batch, T for timesteps, F for features and U for units. The layouts and formulas
 (keras/src/layers/rnn); where Keras's backends disagree, of its TensorFlow and PyTorch backends.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
+from fastrnn._types import ActivationFunction
 
-def dense(x, kernel, bias, activation):
+States = tuple[np.ndarray, ...]
+
+
+def dense(
+    x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None, activation: ActivationFunction
+) -> np.ndarray:
     """Return activation(x @ kernel + bias).
 
     Parameters
@@ -31,11 +39,17 @@ class SimpleRNN:
 
     n_states = 1
 
-    def __init__(self, kernel, recurrent_kernel, bias, activation):
+    def __init__(
+        self,
+        kernel: np.ndarray,
+        recurrent_kernel: np.ndarray,
+        bias: np.ndarray | None,
+        activation: ActivationFunction,
+    ) -> None:
         self.kernel, self.recurrent_kernel, self.bias = kernel, recurrent_kernel, bias
         self.activation = activation
 
-    def step(self, x, states):
+    def step(self, x: np.ndarray, states: States) -> States:
         """Return the states (h',) after one step; x (B, F), h (B, U)."""
         (h,) = states
         z = x @ self.kernel + h @ self.recurrent_kernel
@@ -51,11 +65,18 @@ class LSTM:
 
     n_states = 2
 
-    def __init__(self, kernel, recurrent_kernel, bias, activation, recurrent_activation):
+    def __init__(
+        self,
+        kernel: np.ndarray,
+        recurrent_kernel: np.ndarray,
+        bias: np.ndarray | None,
+        activation: ActivationFunction,
+        recurrent_activation: ActivationFunction,
+    ) -> None:
         self.kernel, self.recurrent_kernel, self.bias = kernel, recurrent_kernel, bias
         self.activation, self.recurrent_activation = activation, recurrent_activation
 
-    def step(self, x, states):
+    def step(self, x: np.ndarray, states: States) -> States:
         """Return the states (h', c') after one step; x (B, F), h and c (B, U)."""
         h, c = states
         z = x @ self.kernel + h @ self.recurrent_kernel
@@ -74,16 +95,24 @@ class GRU:
     n_states = 1
 
     def __init__(
-        self, kernel, recurrent_kernel, bias, activation, recurrent_activation, reset_after
-    ):
+        self,
+        kernel: np.ndarray,
+        recurrent_kernel: np.ndarray,
+        bias: np.ndarray | None,
+        activation: ActivationFunction,
+        recurrent_activation: ActivationFunction,
+        reset_after: bool,
+    ) -> None:
         self.kernel, self.recurrent_kernel = kernel, recurrent_kernel
         self.activation, self.recurrent_activation = activation, recurrent_activation
         self.reset_after = reset_after
         if bias is None:
             bias = np.zeros((2, kernel.shape[1]) if reset_after else kernel.shape[1], kernel.dtype)
+        self.bias: np.ndarray
+        self.recurrent_bias: np.ndarray | None
         self.bias, self.recurrent_bias = bias if reset_after else (bias, None)
 
-    def step(self, x, states):
+    def step(self, x: np.ndarray, states: States) -> States:
         """Return the states (h',) after one step; x (B, F), h (B, U)."""
         (h,) = states
         units = h.shape[-1]
@@ -100,16 +129,19 @@ class GRU:
         return (z * h + (1 - z) * g,)
 
 
+Cell = SimpleRNN | LSTM | GRU
+
+
 def recurrence(
-    step,
-    x,
-    states,
-    mask=None,
+    step: Callable[[np.ndarray, States], States],
+    x: np.ndarray,
+    states: States,
+    mask: np.ndarray | None = None,
     *,
-    return_sequences=False,
-    go_backwards=False,
-    zero_output_for_mask=False,
-):
+    return_sequences: bool = False,
+    go_backwards: bool = False,
+    zero_output_for_mask: bool = False,
+) -> tuple[np.ndarray, States]:
     """Run a cell over time.
 
     A masked step keeps a row's states and repeats its output: zeros before its first unmasked step, and always zeros
