@@ -44,7 +44,7 @@ class Step:
 
     sources: tuple[int, ...]
     targets: tuple[int, ...]
-    dtype: np.dtype
+    dtype: np.dtype | None
 
     def compiled(self) -> "_core.Step | None":
         """Return the step of the compiled core, or None if there is no kernel for it."""
@@ -151,6 +151,18 @@ class Activate(Step):
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         (x,) = arrays
         return (np.asarray(self.activation(x), self.dtype),)
+
+
+@dataclass(frozen=True, eq=False)
+class Apply(Step):
+    """A function of arrays in NumPy, for what is not worth a kernel; takes them as they come if dtype is None."""
+
+    function: Callable[..., np.ndarray]
+    result: np.dtype | None = None
+    """The result's dtype, where it is not `dtype`."""
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        return (np.asarray(self.function(*arrays), self.result or self.dtype),)
 
 
 @dataclass(frozen=True)

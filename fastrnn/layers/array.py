@@ -1,0 +1,33 @@
+"""The base of the layers that are computed by NumPy: the ones that are not where the time goes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastrnn import plan
+from fastrnn._types import Shape
+from fastrnn.layers.base import Layer
+
+
+class ArrayLayer(Layer):
+    """A layer that is one function of its input array, or of its several input arrays.
+
+    A subclass gives `compute` and, where the shape changes, `compute_output_shape`; also `_check_input`.
+    """
+
+    def compute(self, *arrays: np.ndarray) -> np.ndarray:
+        """Return the output for the inputs, each (batch, ...) and of the layer's dtype."""
+        raise NotImplementedError
+
+    def _mask_of(self, values: Sequence[plan.Value], builder: plan.Builder) -> int | None:
+        """The buffer of the output's mask, or None: by default the one input's own."""
+        return values[0].mask if self.supports_masking and len(values) == 1 else None
+
+    def lower(self, builder: plan.Builder, x: plan.Value | list[plan.Value]) -> plan.Value:
+        values = x if isinstance(x, list) else [x]
+        shapes = [value.shape for value in values]
+        shape: Shape = self.compute_output_shape(shapes if isinstance(x, list) else shapes[0])
+        y = builder.value(shape, self._mask_of(values, builder))
+        buffers = tuple(value.buffer for value in values)
+        builder.add(plan.Apply(buffers, (y.buffer,), self.compute_dtype, self.compute))
+        return y
