@@ -4,31 +4,38 @@ import collections
 import contextlib
 import contextvars
 import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from fastrnn import activations, initializers
+from fastrnn._types import Config, InitializerFunction, InitializerLike, Nested, Shape
 from fastrnn.errors import UnsupportedLayerError
-from fastrnn.plan import Builder, Executable
+from fastrnn.plan import Builder, Executable, Value
 
-_names_given = collections.Counter()
-_COMPUTE_DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+_names_given: collections.Counter[str] = collections.Counter()
+_COMPUTE_DTYPES: dict[str, np.dtype] = {
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+}
 
 
-def snake_case(class_name):
+def snake_case(class_name: str) -> str:
     """Return Keras's default name for a layer of this class: "SimpleRNN" gives "simple_rnn"."""
     partly = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", class_name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", partly).lower()
 
 
-def _unused_name(class_name):
+def _unused_name(class_name: str) -> str:
     stem = snake_case(class_name)
     _names_given[stem] += 1
     count = _names_given[stem] - 1
     return f"{stem}_{count}" if count else stem
 
 
-def _policy_name(dtype):
+def _policy_name(dtype: Any) -> str:
     """Return the name of a Keras dtype policy given as a name, a NumPy dtype or a config."""
     if dtype is None:
         return "float32"
@@ -41,7 +48,7 @@ _initializing = contextvars.ContextVar("initializing", default=True)
 
 
 @contextlib.contextmanager
-def weights_come_later():
+def weights_come_later() -> Iterator[None]:
     """Let layers built inside get zeros for weights: initial values that are replaced at once cost seconds."""
     token = _initializing.set(False)
     try:
@@ -50,7 +57,7 @@ def weights_come_later():
         _initializing.reset(token)
 
 
-def to_numeric(x, what):
+def to_numeric(x: ArrayLike, what: str) -> np.ndarray:
     """Return `x` as an array of numbers.
 
     Raises
@@ -64,7 +71,7 @@ def to_numeric(x, what):
     return array
 
 
-def to_mask(mask, batch_and_time, what):
+def to_mask(mask: ArrayLike, batch_and_time: tuple[int, ...], what: str) -> np.ndarray:
     """Return a mask (batch, time) or (batch, time, 1), of booleans or 0 and 1, as booleans (batch, time).
 
     Raises
@@ -82,7 +89,7 @@ def to_mask(mask, batch_and_time, what):
     return np.ascontiguousarray(array, np.bool_)
 
 
-def serialize(layer):
+def serialize(layer: "Layer") -> Config:
     """Return Keras 3's description of a layer, a dict."""
     return {
         "module": layer.module,
@@ -92,7 +99,7 @@ def serialize(layer):
     }
 
 
-def deserialize(description):
+def deserialize(description: Config) -> "Layer":
     """Return the layer that `serialize` described.
 
     Raises
@@ -103,7 +110,7 @@ def deserialize(description):
     from fastrnn.layers import REGISTRY
     from fastrnn.model import Sequential
 
-    classes = {**REGISTRY, "Sequential": Sequential}
+    classes: dict[str, type[Layer]] = {**REGISTRY, "Sequential": Sequential}
     class_name = description["class_name"]
     if class_name not in classes:
         raise UnsupportedLayerError(
@@ -112,7 +119,7 @@ def deserialize(description):
     return classes[class_name].from_config(description["config"])
 
 
-_SERIALIZERS = {
+_SERIALIZERS: dict[str, Callable[[Any], Any]] = {
     "activation": activations.serialize,
     "initializer": initializers.serialize,
     "cell": serialize,
@@ -143,7 +150,7 @@ class Layer:
         For a keyword that is none of these.
     """
 
-    arguments = ()
+    arguments: ClassVar[tuple[str, ...]] = ()
     """Names of the constructor's arguments that `get_config` returns, each an attribute."""
 
     module = "keras.layers"
@@ -155,14 +162,14 @@ class Layer:
     def __init__(
         self,
         *,
-        name=None,
-        dtype=None,
-        trainable=True,
-        activity_regularizer=None,
-        input_shape=None,
-        batch_input_shape=None,
-        **unknown,
-    ):
+        name: str | None = None,
+        dtype: DTypeLike | Config | None = None,
+        trainable: bool = True,
+        activity_regularizer: object = None,
+        input_shape: Shape | None = None,
+        batch_input_shape: Shape | None = None,
+        **unknown: object,
+    ) -> None:
         if unknown:
             raise ValueError(
                 f"{type(self).__name__}: unknown arguments {', '.join(map(repr, sorted(unknown)))}"
@@ -182,13 +189,13 @@ class Layer:
             else batch_input_shape and tuple(batch_input_shape)
         )
         self.built = False
-        self._weights = {}
-        self._executables = {}
-        self._users = []
+        self._weights: dict[str, np.ndarray] = {}
+        self._executables: dict[tuple[int, ...], tuple[Executable, Nested]] = {}
+        self._users: list[Layer] = []
 
     # -- weights ----------------------------------------------------------------------------------------------------
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Create the weights.
 
         Parameters
@@ -198,14 +205,14 @@ class Layer:
         """
         self.built = True
 
-    def _unbuild(self):
+    def _unbuild(self) -> None:
         """Undo `build`, after an error further on in a model."""
         self.built = False
         self._weights = {}
         for child in self._flat_children():
             child._unbuild()
 
-    def add_weight(self, shape, initializer, name):
+    def add_weight(self, shape: Shape, initializer: InitializerLike, name: str) -> np.ndarray:
         """Create, register and return a weight.
 
         Parameters
@@ -220,37 +227,35 @@ class Layer:
         ndarray
             Read-only, of the layer's dtype.
         """
-        if _initializing.get():
-            values = np.ascontiguousarray(
-                initializers.get(initializer)(shape, dtype=self.compute_dtype.name)
-            )
-        else:
-            values = np.zeros(shape, self.compute_dtype)
+        make: InitializerFunction = (
+            initializers.get(initializer) if _initializing.get() else np.zeros
+        )
+        values = np.ascontiguousarray(make(shape, dtype=self.compute_dtype.name))
         values.flags.writeable = False
         self._weights[name] = values
         return values
 
-    def _children(self):
+    def _children(self) -> "list[tuple[str, Layer | list[Layer]]]":
         """The layers inside this one, by the attribute that holds them: (name, layer or list of layers)."""
         return []
 
-    def _flat_children(self):
+    def _flat_children(self) -> "Iterator[Layer]":
         for _, child in self._children():
             yield from child if isinstance(child, list) else [child]
 
     @property
-    def weights(self):
+    def weights(self) -> list[np.ndarray]:
         """list of ndarray: all weights, read-only, in Keras's order."""
         return [
             *self._weights.values(),
             *(w for child in self._flat_children() for w in child.weights),
         ]
 
-    def get_weights(self):
+    def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights in Keras's order, a list of ndarray."""
         return [weight.copy() for weight in self.weights]
 
-    def set_weights(self, weights):
+    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
         """Replace all weights.
 
         Parameters
@@ -263,20 +268,20 @@ class Layer:
         ValueError
             If the layer is not built, or the number or a shape is another one; nothing is changed then.
         """
-        weights = [to_numeric(weight, f"weights of layer {self.name!r}") for weight in weights]
+        arrays = [to_numeric(weight, f"weights of layer {self.name!r}") for weight in weights]
         if not self.built:
             raise ValueError(
                 f"layer {self.name!r} is not built: build it, or call it, before set_weights"
             )
         expected = [weight.shape for weight in self.weights]
-        given = [weight.shape for weight in weights]
+        given = [array.shape for array in arrays]
         if given != expected:
             raise ValueError(
                 f"layer {self.name!r}: expected weights of shapes {expected}; got {given}"
             )
-        self._take_weights(iter(weights))
+        self._take_weights(iter(arrays))
 
-    def _take_weights(self, weights):
+    def _take_weights(self, weights: Iterator[np.ndarray]) -> None:
         for name in self._weights:
             values = np.array(next(weights), self.compute_dtype, order="C")
             values.flags.writeable = False
@@ -285,7 +290,7 @@ class Layer:
             child._take_weights(weights)
         self._forget_plans()
 
-    def count_params(self):
+    def count_params(self) -> int:
         """Return the number of numbers in all weights.
 
         Raises
@@ -299,13 +304,13 @@ class Layer:
             )
         return sum(weight.size for weight in self.weights)
 
-    def _forget_plans(self):
+    def _forget_plans(self) -> None:
         """Drop the plans made from the weights, here and in the layers and models that hold this one."""
         self._executables = {}
         for user in self._users:
             user._forget_plans()
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {
             **self.__dict__,
             "_executables": {},
@@ -313,9 +318,9 @@ class Layer:
 
     # -- configs ----------------------------------------------------------------------------------------------------
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """Return the constructor's arguments as Keras 3 writes them, a dict."""
-        config = {
+        config: Config = {
             "name": self.name,
             "trainable": self.trainable,
             "dtype": {
@@ -331,17 +336,17 @@ class Layer:
         return config
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         """Return a layer from what `get_config` returned."""
         return cls(**config)
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Nested:
         """Return the output's shape, with the batch, for an input's."""
         return tuple(input_shape)
 
-    def lower(self, builder, x):
+    def lower(self, builder: Builder, x: Value) -> Value | list[Value]:
         """Write the layer's steps.
 
         Parameters
@@ -357,13 +362,15 @@ class Layer:
         """
         raise NotImplementedError
 
-    def _check_input(self, shape):
+    def _check_input(self, shape: Shape) -> None:
         """Raise ValueError unless an input of this shape, with the batch, fits; None is an unknown size."""
 
-    def _refuse_training(self, training):
+    def _refuse_training(self, training: bool) -> None:
         """Raise ValueError if `training` asks for what inference leaves out."""
 
-    def __call__(self, inputs, mask=None, training=False):
+    def __call__(
+        self, inputs: ArrayLike, mask: ArrayLike | None = None, training: bool = False
+    ) -> np.ndarray:
         """Compute the layer.
 
         Parameters
@@ -384,11 +391,11 @@ class Layer:
         self._build_for(x)
         return self._execute(x, masks, [])
 
-    def _build_for(self, x):
+    def _build_for(self, x: np.ndarray) -> None:
         if not self.built:
             self.build(x.shape)
 
-    def _execute(self, x, masks, states):
+    def _execute(self, x: np.ndarray, masks: list[np.ndarray], states: list[np.ndarray]) -> Nested:
         """Run the layer's plan for this form of call, made when the form is met first."""
         form = (x.ndim, len(masks), len(states))
         executable = self._executables.get(form)
@@ -400,15 +407,17 @@ class Layer:
                 (batch, *[None] * (x.ndim - 2), *x.shape[-1:][: x.ndim - 1]), mask
             )
             initial = [builder.value((None, state.shape[1])) for state in states]
-            outputs = self.lower(builder, value, *([initial] if initial else []))
-            several = isinstance(outputs, list)
-            buffers = [output.buffer for output in (outputs if several else [outputs])]
+            lowered = self.lower(builder, value, *([initial] if initial else []))
+            outputs = lowered if isinstance(lowered, list) else [lowered]
             inputs = [
                 value.buffer,
-                *([mask] if masks else []),
+                *([] if mask is None else [mask]),
                 *(state.buffer for state in initial),
             ]
-            executable = Executable(builder, inputs, buffers), several
+            executable = (
+                Executable(builder, inputs, [output.buffer for output in outputs]),
+                isinstance(lowered, list),
+            )
             self._executables[form] = executable
         run, several = executable
         results = run([x, *masks, *states])

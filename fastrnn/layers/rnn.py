@@ -1,10 +1,18 @@
 """The base of the recurrent layers: everything that does not depend on the cell."""
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
-from fastrnn import activations, initializers, plan
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastrnn import activations, initializers, plan, reference
+from fastrnn._types import ActivationFunction, Config, InitializerFunction, Nested, Shape
 from fastrnn.layers.base import Layer, deserialize, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
+
+StatesLike = ArrayLike | Sequence[ArrayLike]
+"""The states of one layer: a list, or one array where it has one state."""
 
 
 class RecurrentCell(Layer):
@@ -13,10 +21,18 @@ class RecurrentCell(Layer):
     A subclass gives `arguments`, `n_gates`, `recurrence` and, where Keras has one, `bias_shape`.
     """
 
-    n_gates = 1
-    n_states = 1
+    n_gates: ClassVar[int] = 1
+    n_states: ClassVar[int] = 1
 
-    def _take_arguments(self, units, dropout, recurrent_dropout, **others):
+    activation: ActivationFunction
+    use_bias: bool
+    kernel_initializer: InitializerFunction
+    recurrent_initializer: InitializerFunction
+    bias_initializer: InitializerFunction
+
+    def _take_arguments(
+        self, units: int, dropout: float, recurrent_dropout: float, **others: Any
+    ) -> None:
         """Keep the constructor's arguments as attributes, read as Keras reads them."""
         self.units = positive_integer(units, f"layer {self.name!r}: units")
         self.dropout, self.recurrent_dropout = (
@@ -37,21 +53,21 @@ class RecurrentCell(Layer):
         self.state_size = self.units if self.n_states == 1 else [self.units] * self.n_states
 
     @property
-    def kernel(self):
+    def kernel(self) -> np.ndarray:
         """ndarray, shape (features, gates * units)."""
         return self._weights["kernel"]
 
     @property
-    def recurrent_kernel(self):
+    def recurrent_kernel(self) -> np.ndarray:
         """ndarray, shape (units, gates * units)."""
         return self._weights["recurrent_kernel"]
 
     @property
-    def bias(self):
+    def bias(self) -> np.ndarray | None:
         """ndarray, shape (gates * units,) or, for a GRU with reset_after, (2, gates * units); None without one."""
         return self._weights.get("bias")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         columns = self.n_gates * self.units
         self.add_weight((input_shape[-1], columns), self.kernel_initializer, "kernel")
         self.add_weight((self.units, columns), self.recurrent_initializer, "recurrent_kernel")
@@ -59,34 +75,35 @@ class RecurrentCell(Layer):
             self._add_bias(columns)
         super().build(input_shape)
 
-    def _add_bias(self, columns):
+    def _add_bias(self, columns: int) -> None:
         self.add_weight((columns,), self.bias_initializer, "bias")
 
-    def recurrence(self):
+    def recurrence(self) -> tuple[reference.Cell, str]:
         """Return the cell of `fastrnn.reference` and the name of its kernel in the core."""
         raise NotImplementedError
 
-    def get_initial_state(self, batch_size=None):
+    def get_initial_state(self, batch_size: int | None = None) -> list[np.ndarray]:
         """Return zeros for the states: a list of ndarray, shape (batch_size, units)."""
-        return [
-            np.zeros((batch_size, self.units), self.compute_dtype) for _ in range(self.n_states)
-        ]
+        shape: Any = (batch_size, self.units)
+        return [np.zeros(shape, self.compute_dtype) for _ in range(self.n_states)]
 
-    def _check_input(self, shape):
+    def _check_input(self, shape: Shape) -> None:
         if len(shape) != 2 or (self.built and shape[1] != self.kernel.shape[0]):
             features = self.kernel.shape[0] if self.built else "features"
             raise ValueError(
                 f"cell {self.name!r}: expected an input (batch, {features}); got shape {tuple(shape)}"
             )
 
-    def _refuse_training(self, training):
+    def _refuse_training(self, training: bool) -> None:
         if training and (self.dropout or self.recurrent_dropout):
             raise ValueError(
                 f"layer {self.name!r}: fastrnn runs inference only, so training=True cannot apply "
                 f"dropout={self.dropout}, recurrent_dropout={self.recurrent_dropout}"
             )
 
-    def __call__(self, inputs, states, training=False):
+    def __call__(  # type: ignore[override]  # a cell is called as Keras's, with its states
+        self, inputs: ArrayLike, states: StatesLike, training: bool = False
+    ) -> tuple[np.ndarray, Any]:
         """Compute one step.
 
         Parameters
@@ -108,10 +125,10 @@ class RecurrentCell(Layer):
         several = isinstance(states, (list, tuple))
         checked = self.check_states(states, x.shape[0], f"cell {self.name!r}")
         self._build_for(x)
-        states = self.recurrence()[0].step(x, tuple(checked))
-        return states[0], list(states) if several else states[0]
+        stepped = self.recurrence()[0].step(x, tuple(checked))
+        return stepped[0], list(stepped) if several else stepped[0]
 
-    def check_states(self, states, batch, owner):
+    def check_states(self, states: StatesLike, batch: int, owner: str) -> list[np.ndarray]:
         """Return `states`, a list or one array, as a list of (batch, units) arrays of the compute dtype.
 
         `owner` is who the message of an error names.
@@ -122,7 +139,7 @@ class RecurrentCell(Layer):
             If their number or a shape is another one.
         """
         what = f"states of {owner}"
-        given = list(states) if isinstance(states, (list, tuple)) else [states]
+        given: list[Any] = list(states) if isinstance(states, (list, tuple)) else [states]
         if len(given) != self.n_states or (
             self.n_states > 1 and not isinstance(states, (list, tuple))
         ):
@@ -180,15 +197,15 @@ class RNN(Layer):
 
     def __init__(
         self,
-        cell,
-        return_sequences=False,
-        return_state=False,
-        go_backwards=False,
-        stateful=False,
-        unroll=False,
-        zero_output_for_mask=False,
-        **kwargs,
-    ):
+        cell: RecurrentCell,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
+        zero_output_for_mask: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if not isinstance(cell, RecurrentCell):
             raise TypeError(
@@ -199,28 +216,28 @@ class RNN(Layer):
         self.return_sequences, self.return_state = return_sequences, return_state
         self.go_backwards, self.stateful, self.unroll = go_backwards, stateful, unroll
         self.zero_output_for_mask = zero_output_for_mask
-        self.states = None
+        self.states: list[np.ndarray] | None = None
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         # units, kernel_initializer and all the rest that Keras's layers forward to their cell.
         if name in type(self).__dict__.get("arguments", ()):
             return getattr(self.cell, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def _children(self):
+    def _children(self) -> list[tuple[str, Layer | list[Layer]]]:
         return [("cell", self.cell)]
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         return {**config, **{option: getattr(self, option) for option in self.options}}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         if isinstance(config.get("cell"), dict):
             config = {**config, "cell": deserialize(config["cell"])}
         return cls(**config)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if not self.cell.built:
             self.cell.build((input_shape[0], *input_shape[2:]))
         if self.stateful and self.states is None:
@@ -231,13 +248,13 @@ class RNN(Layer):
             self.states = self.cell.get_initial_state(input_shape[0])
         super().build(input_shape)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Nested:
         batch, steps = input_shape[:2]
         units = self.cell.output_size
         output = (batch, steps, units) if self.return_sequences else (batch, units)
         return (output, *[(batch, units)] * self.cell.n_states) if self.return_state else output
 
-    def _check_input(self, shape):
+    def _check_input(self, shape: Shape) -> None:
         features = self.cell.kernel.shape[0] if self.cell.built else None
         if len(shape) != 3:
             raise ValueError(
@@ -258,10 +275,12 @@ class RNN(Layer):
                 f"got an input of shape {tuple(shape)}"
             )
 
-    def _refuse_training(self, training):
+    def _refuse_training(self, training: bool) -> None:
         self.cell._refuse_training(training)
 
-    def lower(self, builder, x, initial_state=None):
+    def lower(
+        self, builder: plan.Builder, x: plan.Value, initial_state: list[plan.Value] | None = None
+    ) -> plan.Value | list[plan.Value]:
         self._check_input(x.shape)
         cell, kernel = self.cell.recurrence()
         batch, steps, _ = x.shape
@@ -299,7 +318,13 @@ class RNN(Layer):
         )
         return [y, *final] if self.return_state else y
 
-    def __call__(self, sequences, initial_state=None, mask=None, training=False):
+    def __call__(  # type: ignore[override]  # the arguments' order and names are Keras's
+        self,
+        sequences: ArrayLike,
+        initial_state: StatesLike | None = None,
+        mask: ArrayLike | None = None,
+        training: bool = False,
+    ) -> Nested:
         """Compute the layer.
 
         Parameters
@@ -331,10 +356,10 @@ class RNN(Layer):
         self._build_for(x)
         return self._execute(x, masks, states)
 
-    def _check_states(self, states, batch):
+    def _check_states(self, states: StatesLike, batch: int) -> list[np.ndarray]:
         return self.cell.check_states(states, batch, f"layer {self.name!r}")
 
-    def reset_states(self, states=None):
+    def reset_states(self, states: StatesLike | None = None) -> None:
         """Set a stateful layer's states.
 
         Parameters
@@ -350,12 +375,12 @@ class RNN(Layer):
         if not self.stateful:
             raise ValueError(f"layer {self.name!r} is not stateful: it has no states to reset")
         if states is not None:
-            first = states[0] if isinstance(states, (list, tuple)) and states else states
+            first: Any = states[0] if isinstance(states, (list, tuple)) and states else states
             batch = len(self.states[0]) if self.states is not None else np.shape(first)[0]
             self.states = [state.copy() for state in self._check_states(states, batch)]
         elif self.states is not None:
             self.states = self.cell.get_initial_state(len(self.states[0]))
 
-    def reset_state(self):
+    def reset_state(self) -> None:
         """Set a stateful layer's states to zeros."""
         self.reset_states()
