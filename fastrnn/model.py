@@ -1,22 +1,26 @@
 """Models: layers connected to a graph, compiled to a plan on first use."""
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers import REGISTRY, InputLayer
 from fastrnn.layers.base import Layer, deserialize, serialize, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
 from fastrnn.layers.rnn import RNN
 from fastrnn.plan import Builder, Executable, Value
-from fastrnn.saving.spec import LayerSpec, ModelSpec, TensorRef
+from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
 
 ROWS_BETWEEN_NUMPY_STEPS = 1024
 """Rows that `predict` passes at once through a plan with steps in NumPy, whose intermediate arrays take memory."""
 
 
-def map_structure(function, structure):
+def map_structure(function: Callable[[Any], Any], structure: Nested) -> Nested:
     """Return `structure` with `function` applied to what its lists, tuples and dicts hold."""
     if isinstance(structure, dict):
         return {key: map_structure(function, value) for key, value in structure.items()}
@@ -25,7 +29,7 @@ def map_structure(function, structure):
     return function(structure)
 
 
-def flatten(structure):
+def flatten(structure: Nested) -> list[Any]:
     """Return what the lists, tuples and dicts (in their order) of `structure` hold, a list."""
     if isinstance(structure, dict):
         structure = list(structure.values())
@@ -42,42 +46,47 @@ class Model(Layer):
     layers : list of Layer
     """
 
-    def __init__(self, name=None, **kwargs):
+    def __init__(self, name: str | None = None, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
-        self._layers = []
-        self._run_directly = None
+        self._layers: list[Layer] = []
+        self._run_directly: Callable[[Any], Any] | None = None
 
     # What a subclass gives: the inputs, the structures of inputs and outputs, and the graph.
 
     @property
-    def _inputs(self):
+    def _inputs(self) -> list[InputLayer]:
         """list of InputLayer, in the order of a flat list of inputs."""
         raise NotImplementedError
 
     @property
-    def _input_structure(self):
+    def _input_structure(self) -> Nested:
         """The structure in which inputs come, holding anything."""
         raise NotImplementedError
 
-    def _lower_graph(self, builder, inputs):
-        """Write the layers' steps from a list of values; return the outputs' values in their structure."""
+    def _lower_graph(
+        self, builder: Builder, inputs: list[Value], shapes: dict[Layer, Nested] | None = None
+    ) -> Nested:
+        """Write the layers' steps from a list of values; return the outputs' values in their structure.
+
+        `shapes` takes the output shape of each layer's first call.
+        """
         raise NotImplementedError
 
     # -- description ------------------------------------------------------------------------------------------------
 
     @property
-    def layers(self):
+    def layers(self) -> list[Layer]:
         """list of Layer."""
         return list(self._layers)
 
-    def _children(self):
+    def _children(self) -> list[tuple[str, Layer | list[Layer]]]:
         return [("layers", self._layers)]
 
-    def _add_layer(self, layer):
+    def _add_layer(self, layer: Layer) -> None:
         self._layers.append(layer)
         layer._users.append(self)
 
-    def get_layer(self, name=None, index=None):
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """Return a layer by its name or its place in `layers`.
 
         Raises
@@ -99,20 +108,20 @@ class Model(Layer):
         )
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> Nested:
         """The input's shape with the batch, None for an unknown size; in the inputs' structure."""
         shapes = iter([layer.batch_shape for layer in self._inputs])
         return map_structure(lambda _: next(shapes), self._input_structure)
 
     @property
-    def output_shape(self):
+    def output_shape(self) -> Nested:
         """The output's shape with the batch, None for an unknown size; in the outputs' structure."""
         builder = Builder()
         return map_structure(
             lambda value: value.shape, self._lower_graph(builder, self._input_values(builder))
         )
 
-    def summary(self, print_fn=print):
+    def summary(self, print_fn: Callable[[str], object] = print) -> None:
         """Print a table of the layers, their output shapes and numbers of parameters."""
         shapes = self._layer_output_shapes()
         rows = [
@@ -126,7 +135,7 @@ class Model(Layer):
         header = ("Layer (type)", "Output Shape", "Param #")
         widths = [max(len(row[column]) for row in [header, *rows]) for column in range(3)]
 
-        def line(row):
+        def line(row: tuple[str, str, str]) -> str:
             return f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]:>{widths[2]}}"
 
         rule = "-" * (sum(widths) + 4)
@@ -143,36 +152,36 @@ class Model(Layer):
             )
         )
 
-    def _layer_output_shapes(self):
+    def _layer_output_shapes(self) -> dict[Layer, Nested]:
         """dict of Layer to the output shape of its first call."""
         if not self.built:
             return {}
-        shapes = {}
+        shapes: dict[Layer, Nested] = {}
         builder = Builder()
         self._lower_graph(builder, self._input_values(builder), shapes)
         return shapes
 
     # -- compilation ------------------------------------------------------------------------------------------------
 
-    def _input_values(self, builder):
+    def _input_values(self, builder: Builder) -> list[Value]:
         fixed_batch = self.stateful
         return [
             builder.value((layer.batch_shape[0] if fixed_batch else None, *layer.batch_shape[1:]))
             for layer in self._inputs
         ]
 
-    def lower(self, builder, x):
+    def lower(self, builder: Builder, x: Nested) -> Value | list[Value]:
         outputs = self._lower_graph(builder, flatten(x))
         return flatten(outputs) if isinstance(outputs, (list, tuple, dict)) else outputs
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_run_directly": None}
 
-    def _forget_plans(self):
+    def _forget_plans(self) -> None:
         self._run_directly = None
         super()._forget_plans()
 
-    def _executable(self, masked):
+    def _executable(self, masked: tuple[bool, ...]) -> tuple[Executable, Nested]:
         """Return what runs the model, and the structure of its outputs; `masked` says which inputs carry a mask."""
         if masked not in self._executables:
             builder = Builder()
@@ -191,7 +200,7 @@ class Model(Layer):
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    def _flat_inputs(self, inputs):
+    def _flat_inputs(self, inputs: Nested) -> list[np.ndarray]:
         """The arrays of `inputs` (its own structure, a flat list, or a dict by input name), a list, checked."""
         expected = self._inputs
         names = [layer.name for layer in expected]
@@ -221,7 +230,7 @@ class Model(Layer):
             raise ValueError(f"model {self.name!r}: expected inputs of one batch size; got {sizes}")
         return arrays
 
-    def _fit(self, array, layer):
+    def _fit(self, array: ArrayLike, layer: InputLayer) -> np.ndarray:
         """`array` as an input for `layer`; like Keras it adds or drops a last axis of size 1."""
         array = to_numeric(array, f"input {layer.name!r}")
         shape = layer.batch_shape
@@ -238,14 +247,14 @@ class Model(Layer):
             )
         return np.asarray(array, layer.input_dtype)
 
-    def _check_batch(self, arrays):
+    def _check_batch(self, arrays: list[np.ndarray]) -> None:
         batch = self._inputs[0].batch_shape[0]
         if self.stateful and batch is not None and len(arrays[0]) != batch:
             raise ValueError(
                 f"model {self.name!r} is stateful with a batch of {batch}; got an input of shape {arrays[0].shape}"
             )
 
-    def __call__(self, inputs, mask=None, training=False):
+    def __call__(self, inputs: Nested, mask: Nested = None, training: bool = False) -> Nested:
         """Compute the model.
 
         Parameters
@@ -275,10 +284,10 @@ class Model(Layer):
         self._check_batch(arrays)
         return self._run(arrays, mask)
 
-    def _build_for_call(self, inputs):
+    def _build_for_call(self, inputs: Nested) -> None:
         """Build a model whose input shape is known only now."""
 
-    def _run(self, arrays, mask=None):
+    def _run(self, arrays: list[np.ndarray], mask: Nested = None) -> Nested:
         masks = list(mask) if isinstance(mask, (list, tuple)) and len(arrays) > 1 else [mask]
         masks = [
             None if one is None else to_mask(one, array.shape[:2], f"model {self.name!r}")
@@ -289,7 +298,7 @@ class Model(Layer):
         results = iter(executable([*arrays, *(one for one in masks if one is not None)]))
         return map_structure(lambda _: next(results), structure)
 
-    def _run_on_nothing(self, arrays):
+    def _run_on_nothing(self, arrays: list[np.ndarray]) -> Nested:
         """The empty outputs for empty inputs of a stateful model, whose batch size only full inputs can have."""
         executable, structure = self._executable((False,) * len(arrays))
         batch = self._inputs[0].batch_shape[0]
@@ -297,11 +306,11 @@ class Model(Layer):
         results = iter([result[:0] for result in executable(blanks, keep_states=False)])
         return map_structure(lambda _: next(results), structure)
 
-    def _refuse_training(self, training):
+    def _refuse_training(self, training: bool) -> None:
         for layer in self._layers:
             layer._refuse_training(training)
 
-    def predict(self, x, batch_size=None, verbose=0):
+    def predict(self, x: Nested, batch_size: int | None = None, verbose: int | str = 0) -> Nested:
         """Compute the model for any number of rows.
 
         Parameters
@@ -328,8 +337,9 @@ class Model(Layer):
         rows = len(arrays[0])
         if batch_size is not None:
             positive_integer(batch_size, "batch_size")
-        if self.stateful:
-            group = self._inputs[0].batch_shape[0]
+        batch = self._inputs[0].batch_shape[0]
+        if self.stateful and batch is not None:
+            group = batch
             if rows % group:
                 raise ValueError(
                     f"model {self.name!r} is stateful with a batch of {group}: expected a multiple "
@@ -356,16 +366,16 @@ class Model(Layer):
             print(f"{rows} rows in {-(-rows // group) if rows else 0} steps")
         return outputs
 
-    def predict_on_batch(self, x):
+    def predict_on_batch(self, x: Nested) -> Nested:
         """Compute the model for one batch; the same as calling it."""
         return self(x)
 
-    def compile(self, *args, **kwargs):
+    def compile(self, *args: object, **kwargs: object) -> None:
         """Do nothing, for code written for Keras: loss, optimizer and metrics have no part in inference."""
 
     # -- states -----------------------------------------------------------------------------------------------------
 
-    def _stateful_layers(self):
+    def _stateful_layers(self) -> Iterator[RNN]:
         for layer in self._layers:
             if isinstance(layer, Model):
                 yield from layer._stateful_layers()
@@ -373,16 +383,16 @@ class Model(Layer):
                 yield layer
 
     @property
-    def stateful(self):
+    def stateful(self) -> bool:
         """bool: whether a layer is."""
         return any(True for _ in self._stateful_layers())
 
     @property
-    def states(self):
+    def states(self) -> list[np.ndarray]:
         """list of ndarray: the stateful layers' states, layer after layer."""
         return [state for layer in self._stateful_layers() for state in layer.states]
 
-    def reset_states(self, states=None):
+    def reset_states(self, states: Nested = None) -> None:
         """Set the stateful layers' states.
 
         Parameters
@@ -411,7 +421,7 @@ class Model(Layer):
         for layer, share in zip(stateful, shares, strict=True):
             layer.reset_states(share)
 
-    def reset_state(self):
+    def reset_state(self) -> None:
         """Set the stateful layers' states to zeros."""
         self.reset_states()
 
@@ -428,14 +438,16 @@ class Sequential(Model):
 
     module = "keras"
 
-    def __init__(self, layers=None, name=None, **kwargs):
+    def __init__(
+        self, layers: Iterable[Layer] | None = None, name: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(name=name, **kwargs)
-        self._input = None
+        self._input: InputLayer | None = None
         for layer in layers or []:
             self.add(layer)
 
     @property
-    def _inputs(self):
+    def _inputs(self) -> list[InputLayer]:
         if self._input is None:
             raise ValueError(
                 f"model {self.name!r} is not built: give it an Input, call it, or call build"
@@ -443,10 +455,10 @@ class Sequential(Model):
         return [self._input]
 
     @property
-    def _input_structure(self):
+    def _input_structure(self) -> Nested:
         return None
 
-    def add(self, layer):
+    def add(self, layer: Layer) -> None:
         """Append a layer.
 
         Raises
@@ -482,7 +494,7 @@ class Sequential(Model):
                 self.built = self._input is not None and bool(self._layers)
                 raise
 
-    def pop(self):
+    def pop(self) -> Layer:
         """Remove and return the last layer."""
         if not self._layers:
             raise ValueError(f"model {self.name!r} has no layer to remove")
@@ -491,7 +503,7 @@ class Sequential(Model):
         self._forget_plans()
         return layer
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Shape | None = None) -> None:
         """Create the layers' weights.
 
         Parameters
@@ -515,7 +527,7 @@ class Sequential(Model):
             raise
         self.built = True
 
-    def _build_for_call(self, inputs):
+    def _build_for_call(self, inputs: Nested) -> None:
         if not self.built and self._input is None:
             if isinstance(inputs, (list, tuple)) and len(inputs) == 1:
                 (inputs,) = inputs if isinstance(inputs[0], np.ndarray) else [inputs]
@@ -523,7 +535,10 @@ class Sequential(Model):
             unknown = [None] * (len(sizes) - 1)
             self.build((batch if self.stateful else None, *unknown, *sizes[-1:]))
 
-    def _lower_graph(self, builder, inputs, shapes=None):
+    def _lower_graph(
+        self, builder: Builder, inputs: list[Value], shapes: dict[Layer, Nested] | None = None
+    ) -> Nested:
+        value: Value | list[Value]
         (value,) = inputs
         for layer in self._layers:
             if isinstance(value, list):
@@ -535,7 +550,7 @@ class Sequential(Model):
                 shapes[layer] = map_structure(lambda output: output.shape, value)
         return value
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """Return the model's description as Keras 3 writes it, a dict."""
         layers = ([self._input] if self._input is not None else []) + self._layers
         config = {**super().get_config(), "layers": [serialize(layer) for layer in layers]}
@@ -546,7 +561,7 @@ class Sequential(Model):
         )
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         return cls([deserialize(layer) for layer in config["layers"]], name=config.get("name"))
 
 
@@ -562,18 +577,29 @@ class Functional(Model):
     name : str, optional
     """
 
-    def __init__(self, layers, nodes, inputs, outputs, name=None, **kwargs):
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        nodes: Sequence[NodeSpec],
+        inputs: Nested,
+        outputs: Nested,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         for layer in layers:
             self._add_layer(layer)
         self._input_refs, self._outputs = inputs, outputs
         self._by_name = {layer.name: layer for layer in layers}
+        self._input_layers = {
+            layer.name: layer for layer in layers if isinstance(layer, InputLayer)
+        }
         self._calls = self._in_order(nodes)
         self.build()
 
-    def _in_order(self, nodes):
+    def _in_order(self, nodes: Sequence[NodeSpec]) -> list[tuple[str, int, NodeSpec]]:
         """The calls as (name, index, node), each after those whose outputs it takes."""
-        counts = {}
+        counts: dict[str, int] = {}
         pending = []
         for node in nodes:
             index = counts[node.layer] = counts.get(node.layer, -1) + 1
@@ -602,23 +628,25 @@ class Functional(Model):
         return ordered
 
     @property
-    def _inputs(self):
-        return [self._by_name[ref.layer] for ref in flatten(self._input_refs)]
+    def _inputs(self) -> list[InputLayer]:
+        return [self._input_layers[ref.layer] for ref in flatten(self._input_refs)]
 
     @property
-    def _input_structure(self):
+    def _input_structure(self) -> Nested:
         return self._input_refs
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Shape | None = None) -> None:
         """Create the layers' weights."""
         builder = Builder()
         self._lower_graph(builder, [builder.value(layer.batch_shape) for layer in self._inputs])
         self.built = True
 
-    def _lower_graph(self, builder, inputs, shapes=None):
+    def _lower_graph(
+        self, builder: Builder, inputs: list[Value], shapes: dict[Layer, Nested] | None = None
+    ) -> Nested:
         values = dict(zip(flatten(self._input_refs), inputs, strict=True))
 
-        def value_of(leaf):
+        def value_of(leaf: Any) -> Any:
             return values[leaf] if isinstance(leaf, TensorRef) else leaf
 
         for name, index, node in self._calls:
@@ -632,7 +660,9 @@ class Functional(Model):
         return map_structure(value_of, self._outputs)
 
 
-def call_layer(layer, builder, x, mask=None, **tensors):
+def call_layer(
+    layer: Layer, builder: Builder, x: Nested, mask: Value | None = None, **tensors: Nested
+) -> Value | list[Value]:
     """Write a layer's steps as a model calls it: build it, give it a mask; returns its output values.
 
     The mask that `x` carries counts only where x is the call's one tensor, as in Keras: not in a decoder that is given
@@ -656,7 +686,7 @@ def call_layer(layer, builder, x, mask=None, **tensors):
     return replace(outputs, mask=None)
 
 
-def layer_from_spec(spec):
+def layer_from_spec(spec: LayerSpec) -> Layer:
     """Return the layer that a file describes, not built.
 
     Raises
@@ -673,13 +703,13 @@ def layer_from_spec(spec):
     )
 
 
-def _built_from(value):
+def _built_from(value: Any) -> Any:
     if isinstance(value, ModelSpec):
         return model_from_spec(value)
     return layer_from_spec(value) if isinstance(value, LayerSpec) else value
 
 
-def model_from_spec(spec):
+def model_from_spec(spec: ModelSpec) -> Model:
     """Return the model that a file describes, built, with initial weights.
 
     Parameters

@@ -21,7 +21,21 @@ _LOADABLE = (
     Dropout,
 )
 
-REGISTRY = {layer.__name__: layer for layer in _LOADABLE}
+REGISTRY: dict[str, type[Layer]] = {layer.__name__: layer for layer in _LOADABLE}
 """The layers that a file may name: nothing else is ever made from one."""
 
-__all__ = ["Input", "Layer", *REGISTRY]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Activation",
+    "Dense",
+    "Dropout",
+    "GRUCell",
+    "Input",
+    "InputLayer",
+    "LSTMCell",
+    "Layer",
+    "SimpleRNN",
+    "SimpleRNNCell",
+]

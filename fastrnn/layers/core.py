@@ -1,8 +1,12 @@
 """Keras's core layers: Input, Dense, Activation, Dropout."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from fastrnn import activations, initializers, plan
+from fastrnn._types import ActivationFunction, ActivationLike, Config, InitializerLike, Shape
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers.base import Layer
 
@@ -36,19 +40,24 @@ class InputLayer(Layer):
 
     def __init__(
         self,
-        shape=None,
-        batch_size=None,
-        dtype=None,
-        sparse=None,
-        ragged=None,
-        batch_shape=None,
-        input_tensor=None,
-        optional=False,
-        name=None,
-        **kwargs,
-    ):
+        shape: Sequence[int | None] | None = None,
+        batch_size: int | None = None,
+        dtype: str | None = None,
+        sparse: bool | None = None,
+        ragged: bool | None = None,
+        batch_shape: Sequence[int | None] | None = None,
+        input_tensor: None = None,
+        optional: bool = False,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
-        if (shape is None) == (batch_shape is None):
+        self.batch_shape: Shape
+        if shape is not None and batch_shape is None:
+            self.batch_shape = (batch_size, *shape)
+        elif batch_shape is not None and shape is None:
+            self.batch_shape = tuple(batch_shape)
+        else:
             raise ValueError(
                 f"expected one of shape and batch_shape; got {shape!r} and {batch_shape!r}"
             )
@@ -56,31 +65,30 @@ class InputLayer(Layer):
             raise UnsupportedLayerError(
                 f"input {self.name!r}: sparse, ragged and tensor inputs are not supported"
             )
-        self.batch_shape = (batch_size, *shape) if batch_shape is None else tuple(batch_shape)
         self.input_dtype = "float32" if dtype is None else str(dtype)
         self.sparse, self.ragged, self.optional = bool(sparse), bool(ragged), bool(optional)
         self.built = True
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         del config["trainable"]
         return {**config, "dtype": self.input_dtype}
 
-    def lower(self, builder, x):
+    def lower(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
         return x
 
 
 def Input(
-    shape=None,
-    batch_size=None,
-    dtype=None,
-    sparse=None,
-    ragged=None,
-    batch_shape=None,
-    name=None,
-    tensor=None,
-    optional=False,
-):
+    shape: Sequence[int | None] | None = None,
+    batch_size: int | None = None,
+    dtype: str | None = None,
+    sparse: bool | None = None,
+    ragged: bool | None = None,
+    batch_shape: Sequence[int | None] | None = None,
+    name: str | None = None,
+    tensor: None = None,
+    optional: bool = False,
+) -> InputLayer:
     """Return an `InputLayer`; the arguments are its, in the order of Keras's function."""
     return InputLayer(shape, batch_size, dtype, sparse, ragged, batch_shape, tensor, optional, name)
 
@@ -119,21 +127,21 @@ class Dense(Layer):
 
     def __init__(
         self,
-        units,
-        activation=None,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        lora_rank=None,
-        lora_alpha=None,
-        quantization_config=None,
-        **kwargs,
-    ):
+        units: int,
+        activation: ActivationLike = None,
+        use_bias: bool = True,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        bias_initializer: InitializerLike = "zeros",
+        kernel_regularizer: object = None,
+        bias_regularizer: object = None,
+        activity_regularizer: object = None,
+        kernel_constraint: object = None,
+        bias_constraint: object = None,
+        lora_rank: None = None,
+        lora_alpha: None = None,
+        quantization_config: None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         if lora_rank or quantization_config is not None:
             raise UnsupportedLayerError(
@@ -149,31 +157,31 @@ class Dense(Layer):
         self.quantization_config = quantization_config
 
     @property
-    def kernel(self):
+    def kernel(self) -> np.ndarray:
         """ndarray, shape (features, units)."""
         return self._weights["kernel"]
 
     @property
-    def bias(self):
+    def bias(self) -> np.ndarray | None:
         """ndarray, shape (units,), or None."""
         return self._weights.get("bias")
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         if self.activity_regularizer is not None:
             config["activity_regularizer"] = self.activity_regularizer
         return config
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.add_weight((input_shape[-1], self.units), self.kernel_initializer, "kernel")
         if self.use_bias:
             self.add_weight((self.units,), self.bias_initializer, "bias")
         super().build(input_shape)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)
 
-    def _check_input(self, shape):
+    def _check_input(self, shape: Shape) -> None:
         if len(shape) < 2:
             raise ValueError(
                 f"layer {self.name!r}: expected an input (batch, ..., features); got shape {tuple(shape)}"
@@ -183,7 +191,7 @@ class Dense(Layer):
                 f"layer {self.name!r}: expected {self.kernel.shape[0]} features; got an input of shape {tuple(shape)}"
             )
 
-    def lower(self, builder, x):
+    def lower(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
         y = builder.value(self.compute_output_shape(x.shape), x.mask)
         inside = self.activation if plan.is_elementwise(self.activation) else activations.linear
         builder.add(
@@ -196,7 +204,7 @@ class Dense(Layer):
         )
 
 
-def positive_integer(value, what):
+def positive_integer(value: int, what: str) -> int:
     """Return `value` as an int.
 
     Raises
@@ -209,7 +217,9 @@ def positive_integer(value, what):
     return int(value)
 
 
-def activate(builder, x, activation, dtype):
+def activate(
+    builder: plan.Builder, x: plan.Value, activation: ActivationFunction, dtype: np.dtype
+) -> plan.Value:
     """Write the step activation(x); returns its value."""
     if activation is activations.linear:
         return x
@@ -218,7 +228,7 @@ def activate(builder, x, activation, dtype):
     return y
 
 
-def _shape_after(activation, shape):
+def _shape_after(activation: ActivationFunction, shape: Shape) -> Shape:
     """The shape that an activation makes of `shape`: another one for `glu`, or for a function of the user's."""
     tried = np.shape(activation(np.zeros([size or 1 for size in shape], np.float32)))
     return tuple(None if size is None else new for size, new in zip(shape, tried, strict=True))
@@ -234,14 +244,14 @@ class Activation(Layer):
 
     arguments = ("activation",)
 
-    def __init__(self, activation, **kwargs):
+    def __init__(self, activation: ActivationLike, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.activation = activations.get(activation)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return _shape_after(self.activation, input_shape)
 
-    def lower(self, builder, x):
+    def lower(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
         return activate(builder, x, self.activation, self.compute_dtype)
 
 
@@ -258,17 +268,19 @@ class Dropout(Layer):
 
     arguments = ("rate", "seed", "noise_shape")
 
-    def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
+    def __init__(
+        self, rate: float, noise_shape: object = None, seed: object = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if not 0 <= rate <= 1:
             raise ValueError(f"layer {self.name!r}: expected a rate between 0 and 1; got {rate!r}")
         self.rate, self.noise_shape, self.seed = rate, noise_shape, seed
 
-    def _refuse_training(self, training):
+    def _refuse_training(self, training: bool) -> None:
         if training and self.rate:
             raise ValueError(
                 f"layer {self.name!r}: fastrnn runs inference only, so training=True cannot drop inputs"
             )
 
-    def lower(self, builder, x):
+    def lower(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
         return x
