@@ -6,30 +6,44 @@ floating is computed in float32. Infinities and NaN give what they give in Keras
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from fastrnn._types import ActivationFunction, ActivationLike, Config
+
+_Options = ParamSpec("_Options")
 
 
-def _activation(function):
+def _activation(
+    function: Callable[Concatenate[np.ndarray, _Options], np.ndarray],
+) -> Callable[Concatenate[ArrayLike, _Options], np.ndarray]:
     @functools.wraps(function)
-    def on_floats(x, *args, **kwargs):
+    def on_floats(x: ArrayLike, *args: _Options.args, **kwargs: _Options.kwargs) -> np.ndarray:
         x = np.asarray(x)
         if x.dtype.kind != "f":
             x = x.astype(np.float32)
         with np.errstate(all="ignore"):
             return function(x, *args, **kwargs)
 
-    return on_floats
+    return on_floats  # type: ignore[return-value]  # x may be named too
 
 
 @_activation
-def linear(x):
+def linear(x: np.ndarray) -> np.ndarray:
     """Return `x` itself."""
     return x
 
 
 @_activation
-def relu(x, negative_slope=0.0, max_value=None, threshold=0.0):
+def relu(
+    x: np.ndarray,
+    negative_slope: float = 0.0,
+    max_value: float | None = None,
+    threshold: float = 0.0,
+) -> np.ndarray:
     """Return `x` above `threshold`, else ``negative_slope * (x - threshold)``.
 
     Parameters
@@ -49,145 +63,145 @@ def relu(x, negative_slope=0.0, max_value=None, threshold=0.0):
 
 
 @_activation
-def leaky_relu(x, negative_slope=0.2):
+def leaky_relu(x: np.ndarray, negative_slope: float = 0.2) -> np.ndarray:
     """Return `x` where positive, else ``negative_slope * x``."""
     return np.where(x > 0, x, negative_slope * x)
 
 
 @_activation
-def relu6(x):
+def relu6(x: np.ndarray) -> np.ndarray:
     """Return `x` clipped to 0..6."""
     return np.clip(x, 0, 6)
 
 
 @_activation
-def elu(x, alpha=1.0):
+def elu(x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
     """Return `x` where positive, else ``alpha * (exp(x) - 1)``."""
     return np.where(x > 0, x, alpha * np.expm1(x))
 
 
 @_activation
-def selu(x):
+def selu(x: np.ndarray) -> np.ndarray:
     """Return the scaled `elu` of Klambauer et al. (2017), https://arxiv.org/abs/1706.02515."""
     return 1.0507009873554805 * elu(x, 1.6732632423543772)
 
 
 @_activation
-def celu(x, alpha=1.0):
+def celu(x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
     """Return `x` where positive, else ``alpha * (exp(x / alpha) - 1)``."""
     return np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0) / alpha)
 
 
 @_activation
-def exponential(x):
+def exponential(x: np.ndarray) -> np.ndarray:
     """Return ``exp(x)``."""
     return np.exp(x)
 
 
 @_activation
-def tanh(x):
+def tanh(x: np.ndarray) -> np.ndarray:
     """Return the hyperbolic tangent of `x`."""
     return np.tanh(x)
 
 
 @_activation
-def tanh_shrink(x):
+def tanh_shrink(x: np.ndarray) -> np.ndarray:
     """Return ``x - tanh(x)``."""
     return x - np.tanh(x)
 
 
 @_activation
-def hard_tanh(x):
+def hard_tanh(x: np.ndarray) -> np.ndarray:
     """Return `x` clipped to -1..1."""
     return np.clip(x, -1, 1)
 
 
 @_activation
-def sigmoid(x):
+def sigmoid(x: np.ndarray) -> np.ndarray:
     """Return ``1 / (1 + exp(-x))``."""
     return 1 / (1 + np.exp(-x))
 
 
 @_activation
-def hard_sigmoid(x):
+def hard_sigmoid(x: np.ndarray) -> np.ndarray:
     """Return ``x / 6 + 0.5`` clipped to 0..1, the hard sigmoid of Keras 3."""
     return np.clip(x + 3, 0, 6) / 6
 
 
 @_activation
-def hard_sigmoid_keras2(x):
+def hard_sigmoid_keras2(x: np.ndarray) -> np.ndarray:
     """Return ``0.2 * x + 0.5`` clipped to 0..1, the hard sigmoid of Keras 1 and 2."""
     return np.clip(0.2 * x + 0.5, 0, 1)
 
 
 @_activation
-def sparse_sigmoid(x):
+def sparse_sigmoid(x: np.ndarray) -> np.ndarray:
     """Return ``(x + 1) / 2`` clipped to 0..1."""
     return np.clip(0.5 * (x + 1), 0, 1)
 
 
 @_activation
-def log_sigmoid(x):
+def log_sigmoid(x: np.ndarray) -> np.ndarray:
     """Return ``log(sigmoid(x))``."""
     return -np.logaddexp(-x, 0)
 
 
 @_activation
-def softplus(x):
+def softplus(x: np.ndarray) -> np.ndarray:
     """Return ``log(exp(x) + 1)``."""
     return np.logaddexp(x, 0)
 
 
 @_activation
-def softsign(x):
+def softsign(x: np.ndarray) -> np.ndarray:
     """Return ``x / (abs(x) + 1)``."""
     return x / (np.abs(x) + 1)
 
 
 @_activation
-def soft_shrink(x, threshold=0.5):
+def soft_shrink(x: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """Return `x` moved by `threshold` towards 0, and 0 within `threshold` of it."""
     return np.where(x > threshold, x - threshold, np.where(x < -threshold, x + threshold, 0))
 
 
 @_activation
-def hard_shrink(x, threshold=0.5):
+def hard_shrink(x: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """Return `x` where ``abs(x) > threshold``, else 0."""
     return np.where(np.abs(x) > threshold, x, 0)
 
 
 @_activation
-def threshold(x, threshold, default_value):
+def threshold(x: np.ndarray, threshold: float, default_value: float) -> np.ndarray:
     """Return `x` where it exceeds `threshold`, else `default_value`."""
     return np.where(x > threshold, x, default_value)
 
 
 @_activation
-def sparse_plus(x):
+def sparse_plus(x: np.ndarray) -> np.ndarray:
     """Return 0 up to -1, ``(x + 1)**2 / 4`` up to 1, then `x`."""
     return np.where(x < 1, np.square(np.maximum(x + 1, 0)) / 4, x)
 
 
 @_activation
-def squareplus(x, b=4):
+def squareplus(x: np.ndarray, b: float = 4) -> np.ndarray:
     """Return ``(x + sqrt(x**2 + b)) / 2``."""
     return (x + np.sqrt(np.square(x) + b)) / 2
 
 
 @_activation
-def silu(x):
+def silu(x: np.ndarray) -> np.ndarray:
     """Return ``x * sigmoid(x)``, also called swish."""
     return x * sigmoid(x)
 
 
 @_activation
-def hard_silu(x):
+def hard_silu(x: np.ndarray) -> np.ndarray:
     """Return ``x * hard_sigmoid(x)``, also called hard swish."""
     return x * hard_sigmoid(x)
 
 
 @_activation
-def gelu(x, approximate=False):
+def gelu(x: np.ndarray, approximate: bool = False) -> np.ndarray:
     """Return `x` times the normal distribution function at `x`, or a tanh formula close to it."""
     if approximate:
         return 0.5 * x * (1 + np.tanh(0.7978845608028654 * (x + 0.044715 * x**3)))
@@ -197,13 +211,13 @@ def gelu(x, approximate=False):
 
 
 @_activation
-def mish(x):
+def mish(x: np.ndarray) -> np.ndarray:
     """Return ``x * tanh(softplus(x))``."""
     return x * np.tanh(softplus(x))
 
 
 @_activation
-def glu(x, axis=-1):
+def glu(x: np.ndarray, axis: int = -1) -> np.ndarray:
     """Return ``a * sigmoid(b)`` where `a` and `b` are the halves of `x` along `axis`.
 
     Raises
@@ -220,21 +234,21 @@ def glu(x, axis=-1):
 
 
 @_activation
-def softmax(x, axis=-1):
+def softmax(x: np.ndarray, axis: int | tuple[int, ...] = -1) -> np.ndarray:
     """Return ``exp(x) / sum(exp(x))`` along `axis`, an integer or a tuple of integers."""
     exponentials = np.exp(x - np.max(x, axis, keepdims=True))
     return exponentials / np.sum(exponentials, axis, keepdims=True)
 
 
 @_activation
-def log_softmax(x, axis=-1):
+def log_softmax(x: np.ndarray, axis: int | tuple[int, ...] = -1) -> np.ndarray:
     """Return ``log(softmax(x))`` along `axis`, an integer or a tuple of integers."""
     shifted = x - np.max(x, axis, keepdims=True)
     return shifted - np.log(np.sum(np.exp(shifted), axis, keepdims=True))
 
 
 @_activation
-def sparsemax(x, axis=-1):
+def sparsemax(x: np.ndarray, axis: int = -1) -> np.ndarray:
     """Return ``max(x - tau, 0)`` with Keras's `tau` along `axis`.
 
     Notes
@@ -257,7 +271,7 @@ def sparsemax(x, axis=-1):
 swish = silu
 hard_swish = hard_silu
 
-_BY_NAME = {
+_BY_NAME: dict[str, ActivationFunction] = {
     function.__name__: function
     for function in (
         celu,
@@ -298,7 +312,7 @@ NAMES = tuple(sorted(_BY_NAME))
 """Every name that `get` knows."""
 
 
-def get(identifier):
+def get(identifier: ActivationLike) -> ActivationFunction:
     """Return the activation function that `identifier` means.
 
     Parameters
@@ -328,7 +342,7 @@ def get(identifier):
     )
 
 
-def _described_name(description):
+def _described_name(description: Config) -> Any:
     # A function that somebody registered as "package>relu" is not Keras's relu.
     name = description.get("config")
     registered = description.get("registered_name")
@@ -337,7 +351,7 @@ def _described_name(description):
     return None
 
 
-def serialize(activation):
+def serialize(activation: ActivationFunction) -> str | Config:
     """Return what a Keras config holds for `activation`.
 
     Parameters
@@ -361,7 +375,7 @@ def serialize(activation):
     return describe_function(activation)
 
 
-def describe_function(function):
+def describe_function(function: Callable[..., Any]) -> Config:
     """Return Keras 3's config dict for a function of the user's.
 
     Raises

@@ -10,10 +10,17 @@ import inspect
 import math
 import operator
 import random
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
+from fastrnn._types import Config, InitializerFunction, InitializerLike
 from fastrnn.activations import describe_function
+
+Seed = int | Config | None
+Axes = Sequence[int] | None
 
 # The standard deviation of a standard normal distribution cut at -2 and 2.
 _TRUNCATED_STDDEV = 0.8796256610342398
@@ -22,7 +29,7 @@ _TRUNCATED_STDDEV = 0.8796256610342398
 class Initializer:
     """The base class: makes arrays when called, and has a config to make an equal one from."""
 
-    def __call__(self, shape, dtype="float32"):
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
         """Return a new array.
 
         Parameters
@@ -37,16 +44,16 @@ class Initializer:
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how to make the values")
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain values."""
         return {}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         """Return an initializer made from what `get_config` returned."""
         return cls(**config)
 
-    def clone(self):
+    def clone(self) -> Self:
         """Return an initializer with the same config."""
         return self.from_config(self.get_config())
 
@@ -54,46 +61,46 @@ class Initializer:
 class Constant(Initializer):
     """Fill with `value`, a number or an array that broadcasts to the shape."""
 
-    def __init__(self, value=0.0):
+    def __init__(self, value: ArrayLike = 0.0) -> None:
         self.value = value
 
-    def __call__(self, shape, dtype="float32"):
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
         return np.full(shape, self.value, dtype or "float32")
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"value": _describe_value(self.value)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         return cls(**{key: _described_value(value) for key, value in config.items()})
 
 
 class Zeros(Initializer):
     """Fill with 0."""
 
-    def __call__(self, shape, dtype="float32"):
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
         return np.zeros(shape, dtype or "float32")
 
 
 class Ones(Initializer):
     """Fill with 1."""
 
-    def __call__(self, shape, dtype="float32"):
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
         return np.ones(shape, dtype or "float32")
 
 
 class Identity(Initializer):
     """Make `gain` times the identity matrix; the shape must have two dimensions."""
 
-    def __init__(self, gain=1.0):
+    def __init__(self, gain: float = 1.0) -> None:
         self.gain = gain
 
-    def __call__(self, shape, dtype="float32"):
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
         if len(shape) != 2:
             raise ValueError(f"Identity makes matrices; expected a shape of 2 numbers, got {shape}")
-        return np.eye(*shape, dtype=dtype or "float32") * self.gain
+        return np.eye(*shape, dtype=np.dtype(dtype or "float32")) * self.gain
 
-    def get_config(self):
+    def get_config(self) -> Config:
         # Keras reads a gain but never writes one.
         return {} if self.gain == 1 else {"gain": self.gain}
 
@@ -113,7 +120,13 @@ class STFT(Initializer):
         Whether a named window is made periodic.
     """
 
-    def __init__(self, side="real", window="hann", scaling="density", periodic=False):
+    def __init__(
+        self,
+        side: str = "real",
+        window: ArrayLike | None = "hann",
+        scaling: str | None = "density",
+        periodic: bool = False,
+    ) -> None:
         _check_choice("side", side, ("real", "imag"))
         _check_choice("scaling", scaling, ("density", "spectrum", None))
         self.side = side
@@ -123,12 +136,12 @@ class STFT(Initializer):
         if isinstance(window, str):
             self._window_values(1)
 
-    def _window_values(self, length):
+    def _window_values(self, length: int) -> np.ndarray:
         from scipy.signal import get_window  # takes long to import, and is hardly ever needed
 
         return get_window(self.window, length, self.periodic)
 
-    def __call__(self, shape, dtype="float32"):
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
         length, _, bins = shape
         angle = -np.pi * np.outer(np.arange(length), np.arange(bins)) / (bins - 1)
         kernel = np.cos(angle) if self.side == "real" else np.sin(angle)
@@ -145,7 +158,7 @@ class STFT(Initializer):
             kernel = kernel * window[:, None]
         return kernel[:, None, :].astype(dtype or "float32")
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "side": self.side,
             "window": _describe_value(self.window),
@@ -154,58 +167,58 @@ class STFT(Initializer):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         return cls(**{key: _described_value(value) for key, value in config.items()})
 
 
 class _RandomInitializer(Initializer):
-    def __init__(self, seed=None):
+    def __init__(self, seed: Seed = None) -> None:
         self.seed = seed
         self._entropy = _seed_number(seed)
 
-    def _generator(self):
+    def _generator(self) -> np.random.Generator:
         return np.random.default_rng([self._entropy, 0])
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"seed": self.seed}
 
 
 class RandomNormal(_RandomInitializer):
     """Draw from a normal distribution."""
 
-    def __init__(self, mean=0.0, stddev=0.05, seed=None):
+    def __init__(self, mean: float = 0.0, stddev: float = 0.05, seed: Seed = None) -> None:
         _check_finite(mean=mean, stddev=stddev)
         super().__init__(seed)
         self.mean = mean
         self.stddev = stddev
 
-    def __call__(self, shape, dtype="float32"):
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
         return _normal(self._generator(), self.mean, self.stddev, shape, dtype)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return super().get_config() | {"mean": self.mean, "stddev": self.stddev}
 
 
 class TruncatedNormal(RandomNormal):
     """Draw from a normal distribution, anew where over two standard deviations from the mean."""
 
-    def __call__(self, shape, dtype="float32"):
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
         return _truncated_normal(self._generator(), self.mean, self.stddev, shape, dtype)
 
 
 class RandomUniform(_RandomInitializer):
     """Draw evenly from `minval` (included) to `maxval` (excluded)."""
 
-    def __init__(self, minval=-0.05, maxval=0.05, seed=None):
+    def __init__(self, minval: float = -0.05, maxval: float = 0.05, seed: Seed = None) -> None:
         _check_finite(minval=minval, maxval=maxval)
         super().__init__(seed)
         self.minval = minval
         self.maxval = maxval
 
-    def __call__(self, shape, dtype="float32"):
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
         return _uniform(self._generator(), self.minval, self.maxval, shape, dtype)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return super().get_config() | {"minval": self.minval, "maxval": self.maxval}
 
 
@@ -228,13 +241,13 @@ class VarianceScaling(_RandomInitializer):
 
     def __init__(
         self,
-        scale=1.0,
-        mode="fan_in",
-        distribution="truncated_normal",
-        seed=None,
-        input_axes=None,
-        output_axes=None,
-    ):
+        scale: float = 1.0,
+        mode: str = "fan_in",
+        distribution: str = "truncated_normal",
+        seed: Seed = None,
+        input_axes: Axes = None,
+        output_axes: Axes = None,
+    ) -> None:
         if not scale > 0:
             raise ValueError(f"scale must be positive, got {scale}")
         distribution = distribution.lower()
@@ -252,7 +265,7 @@ class VarianceScaling(_RandomInitializer):
         self.input_axes = input_axes
         self.output_axes = output_axes
 
-    def __call__(self, shape, dtype="float32"):
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
         fan_in, fan_out = _fans(shape, self.input_axes, self.output_axes)
         fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
         variance = self.scale / max(1.0, fans[self.mode])
@@ -265,7 +278,7 @@ class VarianceScaling(_RandomInitializer):
             return _normal(generator, 0.0, stddev, shape, dtype)
         return _truncated_normal(generator, 0.0, stddev / _TRUNCATED_STDDEV, shape, dtype)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return super().get_config() | {
             "scale": self.scale,
             "mode": self.mode,
@@ -276,12 +289,14 @@ class VarianceScaling(_RandomInitializer):
 
 
 class _NamedScaling(VarianceScaling):
-    _recipe = ()
+    _recipe: ClassVar[tuple[float, str, str]]
 
-    def __init__(self, seed=None, input_axes=None, output_axes=None):
+    def __init__(
+        self, seed: Seed = None, input_axes: Axes = None, output_axes: Axes = None
+    ) -> None:
         super().__init__(*self._recipe, seed, input_axes, output_axes)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "seed": self.seed,
             "input_axes": self.input_axes,
@@ -332,11 +347,11 @@ class Orthogonal(_RandomInitializer):
     is not square has orthonormal columns or rows, whichever are fewer.
     """
 
-    def __init__(self, gain=1.0, seed=None):
+    def __init__(self, gain: float = 1.0, seed: Seed = None) -> None:
         super().__init__(seed)
         self.gain = gain
 
-    def __call__(self, shape, dtype="float32"):
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
         if len(shape) < 2:
             raise ValueError(
                 f"Orthogonal needs a shape of at least 2 dimensions, got {tuple(shape)}"
@@ -349,7 +364,7 @@ class Orthogonal(_RandomInitializer):
         matrix = q if rows >= columns else q.T
         return self.gain * matrix.reshape(shape)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return super().get_config() | {"gain": self.gain}
 
 
@@ -381,7 +396,11 @@ NAMES = tuple(sorted(_BY_NAME))
 """Every name that `get` knows."""
 
 
-def get(identifier):
+@overload
+def get(identifier: None) -> None: ...
+@overload
+def get(identifier: InitializerLike) -> InitializerFunction: ...
+def get(identifier: Any) -> InitializerFunction | None:
     """Return the initializer that `identifier` means.
 
     Parameters
@@ -409,15 +428,17 @@ def get(identifier):
         return _from_description(identifier)
     if isinstance(identifier, (np.ndarray, np.generic)):
         return _from_values(identifier)
+    if inspect.isclass(identifier):
+        return identifier()
     if callable(identifier):
-        return identifier() if inspect.isclass(identifier) else identifier
+        return identifier
     raise ValueError(
         f"cannot interpret the initializer {identifier!r}; expected a name, a config dict, "
         "an array or a callable"
     )
 
 
-def _from_description(description):
+def _from_description(description: Config) -> Initializer:
     name = description.get("class_name")
     package = (description.get("module") or "keras").partition(".")[0]
     # Somebody's own class may share a name with Keras's: its module or registered name tells.
@@ -437,10 +458,10 @@ def _from_description(description):
         raise ValueError(f"{name} cannot be made from the config {config}: {error}") from error
 
 
-def _from_values(values):
+def _from_values(values: np.ndarray | np.generic) -> InitializerFunction:
     values = values.copy()
 
-    def given_values(shape, dtype="float32"):
+    def given_values(shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
         if tuple(shape) != values.shape:
             raise ValueError(
                 f"the array given as initializer has shape {values.shape}, "
@@ -451,7 +472,7 @@ def _from_values(values):
     return given_values
 
 
-def serialize(initializer):
+def serialize(initializer: InitializerFunction | str | Config | None) -> str | Config | None:
     """Return Keras 3's config for `initializer`.
 
     Parameters
@@ -482,7 +503,7 @@ def serialize(initializer):
     }
 
 
-def _seed_number(seed):
+def _seed_number(seed: Any) -> int:
     if seed is None:
         return random.randrange(1, 10**9)
     if isinstance(seed, dict) and seed.get("class_name") == "SeedGenerator":
@@ -496,15 +517,33 @@ def _seed_number(seed):
     return number
 
 
-def _normal(generator, mean, stddev, shape, dtype):
+def _normal(
+    generator: np.random.Generator,
+    mean: float,
+    stddev: float,
+    shape: Sequence[int],
+    dtype: DTypeLike | None,
+) -> np.ndarray:
     return np.asarray(generator.normal(mean, stddev, shape), dtype or "float32")
 
 
-def _uniform(generator, low, high, shape, dtype):
+def _uniform(
+    generator: np.random.Generator,
+    low: float,
+    high: float,
+    shape: Sequence[int],
+    dtype: DTypeLike | None,
+) -> np.ndarray:
     return np.asarray(generator.uniform(low, high, shape), dtype or "float32")
 
 
-def _truncated_normal(generator, mean, stddev, shape, dtype):
+def _truncated_normal(
+    generator: np.random.Generator,
+    mean: float,
+    stddev: float,
+    shape: Sequence[int],
+    dtype: DTypeLike | None,
+) -> np.ndarray:
     count = math.prod(shape)
     kept = np.empty(0)
     while kept.size < count:
@@ -513,34 +552,36 @@ def _truncated_normal(generator, mean, stddev, shape, dtype):
     return kept[:count].reshape(shape).astype(dtype or "float32")
 
 
-def _fans(shape, input_axes, output_axes):
+def _fans(shape: Sequence[int], input_axes: Axes, output_axes: Axes) -> tuple[int, int]:
     if input_axes is not None and output_axes is not None:
-        return (math.prod(shape[axis] for axis in axes) for axes in (input_axes, output_axes))
+        inputs = math.prod(shape[axis] for axis in input_axes)
+        outputs = math.prod(shape[axis] for axis in output_axes)
+        return inputs, outputs
     if len(shape) < 2:
         return math.prod(shape), math.prod(shape)
     receptive_field = math.prod(shape[:-2])
     return shape[-2] * receptive_field, shape[-1] * receptive_field
 
 
-def _check_choice(name, value, choices):
+def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
 
 
-def _check_finite(**numbers):
+def _check_finite(**numbers: float) -> None:
     for name, number in numbers.items():
         if not math.isfinite(number):
             raise ValueError(f"{name} must be finite, got {number}")
 
 
-def _describe_value(value):
+def _describe_value(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         config = {"value": value.tolist(), "dtype": value.dtype.name}
         return {"class_name": "__tensor__", "config": config}
     return value
 
 
-def _described_value(value):
+def _described_value(value: Any) -> Any:
     if isinstance(value, dict) and value.get("class_name") == "__tensor__":
         return np.array(value["config"]["value"], value["config"]["dtype"])
     return value

@@ -1,8 +1,11 @@
 """Keras's LSTM and its cell."""
 
+from typing import Any
+
 import numpy as np
 
 from fastrnn import reference
+from fastrnn._types import ActivationFunction, ActivationLike, InitializerLike, Shape
 from fastrnn.layers.rnn import RNN, RecurrentCell
 
 
@@ -56,27 +59,30 @@ class LSTMCell(RecurrentCell):
     n_gates = 4
     n_states = 2
 
+    recurrent_activation: ActivationFunction
+    unit_forget_bias: bool
+
     def __init__(
         self,
-        units,
-        activation="tanh",
-        recurrent_activation="sigmoid",
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        recurrent_initializer="orthogonal",
-        bias_initializer="zeros",
-        unit_forget_bias=True,
-        kernel_regularizer=None,
-        recurrent_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        recurrent_constraint=None,
-        bias_constraint=None,
-        dropout=0.0,
-        recurrent_dropout=0.0,
-        seed=None,
-        **kwargs,
-    ):
+        units: int,
+        activation: ActivationLike = "tanh",
+        recurrent_activation: ActivationLike = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        recurrent_initializer: InitializerLike = "orthogonal",
+        bias_initializer: InitializerLike = "zeros",
+        unit_forget_bias: bool = True,
+        kernel_regularizer: object = None,
+        recurrent_regularizer: object = None,
+        bias_regularizer: object = None,
+        kernel_constraint: object = None,
+        recurrent_constraint: object = None,
+        bias_constraint: object = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        seed: object = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self._take_arguments(
             units,
@@ -98,14 +104,14 @@ class LSTMCell(RecurrentCell):
             seed=seed,
         )
 
-    def _add_bias(self, columns):
+    def _add_bias(self, columns: int) -> None:
         self.add_weight(
             (columns,),
             self._initial_bias if self.unit_forget_bias else self.bias_initializer,
             "bias",
         )
 
-    def _initial_bias(self, shape, dtype):
+    def _initial_bias(self, shape: Shape, dtype: str) -> np.ndarray:
         """The bias initializer's values for i, ones for f, and its values again for g and o."""
         units = self.units
         return np.concatenate(
@@ -116,7 +122,7 @@ class LSTMCell(RecurrentCell):
             ]
         )
 
-    def recurrence(self):
+    def recurrence(self) -> tuple[reference.LSTM, str]:
         cell = reference.LSTM(
             self.kernel,
             self.recurrent_kernel,
@@ -163,32 +169,32 @@ class LSTM(RNN):
 
     def __init__(
         self,
-        units,
-        activation="tanh",
-        recurrent_activation="sigmoid",
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        recurrent_initializer="orthogonal",
-        bias_initializer="zeros",
-        unit_forget_bias=True,
-        kernel_regularizer=None,
-        recurrent_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        recurrent_constraint=None,
-        bias_constraint=None,
-        dropout=0.0,
-        recurrent_dropout=0.0,
-        seed=None,
-        return_sequences=False,
-        return_state=False,
-        go_backwards=False,
-        stateful=False,
-        unroll=False,
-        use_cudnn="auto",
-        **kwargs,
-    ):
+        units: int,
+        activation: ActivationLike = "tanh",
+        recurrent_activation: ActivationLike = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        recurrent_initializer: InitializerLike = "orthogonal",
+        bias_initializer: InitializerLike = "zeros",
+        unit_forget_bias: bool = True,
+        kernel_regularizer: object = None,
+        recurrent_regularizer: object = None,
+        bias_regularizer: object = None,
+        activity_regularizer: object = None,
+        kernel_constraint: object = None,
+        recurrent_constraint: object = None,
+        bias_constraint: object = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        seed: object = None,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
+        use_cudnn: bool | str = "auto",
+        **kwargs: Any,
+    ) -> None:
         cell = LSTMCell(
             units,
             activation=activation,
