@@ -111,7 +111,7 @@ def _info(options: argparse.Namespace) -> int:
     return OK
 
 
-def _describe(model: fastrnn.Model) -> dict:
+def _describe(model: fastrnn.Model) -> dict[str, object]:
     return {
         "name": model.name,
         "class": type(model).__name__,

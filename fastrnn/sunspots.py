@@ -115,7 +115,7 @@ def load_model() -> fastrnn.Sequential:
 def median_seconds(call: Callable[[], object], budget: float = 0.5) -> float:
     """Median time of a call, in seconds, of as many calls as the budget of seconds allows."""
     call()
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + budget
     while not times or time.perf_counter() < end:
         start = time.perf_counter()
