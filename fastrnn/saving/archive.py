@@ -8,6 +8,7 @@ import contextlib
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from fastrnn.errors import ModelFormatError
@@ -21,7 +22,7 @@ _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 
 @contextlib.contextmanager
-def open_archive(path):
+def open_archive(path: Path) -> "Iterator[Archive]":
     """Open a ``.keras`` file, or the directory that one unpacks to.
 
     Yields
@@ -30,7 +31,6 @@ def open_archive(path):
         With ``read(member, limit)``, which returns the bytes of a member or None if there is none,
         and ``weights()``, which returns a source for `fastrnn.saving.hdf5.open_hdf5`.
     """
-    path = Path(path)
     if path.is_dir():
         yield DirectoryArchive(path)
         return
@@ -45,10 +45,10 @@ def open_archive(path):
 class DirectoryArchive:
     """The members of an archive as the files of a directory; links are not followed."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def _file(self, member):
+    def _file(self, member: str) -> Path | None:
         file = self.path / member
         try:
             mode = file.lstat().st_mode
@@ -58,7 +58,7 @@ class DirectoryArchive:
             raise ModelFormatError(f"{file} is not a regular file")
         return file
 
-    def read(self, member, limit):
+    def read(self, member: str, limit: int) -> bytes | None:
         file = self._file(member)
         if file is None:
             return None
@@ -68,7 +68,7 @@ class DirectoryArchive:
             raise ModelFormatError(f"{file} is larger than {limit} bytes")
         return content
 
-    def weights(self):
+    def weights(self) -> Path:
         file = self._file(WEIGHTS)
         if file is None:
             raise ModelFormatError(f"{self.path} has no {WEIGHTS}")
@@ -78,13 +78,13 @@ class DirectoryArchive:
 class ZipArchive:
     """The members of a zip file, checked as a whole before any is read."""
 
-    def __init__(self, archive, path):
+    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
         self.path = path
         self._archive = archive
         members = archive.infolist()
         if len(members) > MAX_MEMBERS:
             raise ModelFormatError(f"{path} has {len(members)} members; at most {MAX_MEMBERS}")
-        names = set()
+        names: set[str] = set()
         for member in members:
             self._check(member)
             if member.filename in names:
@@ -92,7 +92,7 @@ class ZipArchive:
             names.add(member.filename)
         self._names = names
 
-    def _check(self, member):
+    def _check(self, member: zipfile.ZipInfo) -> None:
         name = member.filename
         parts = name.replace("\\", "/").split("/")
         if parts[0] == "" or parts[0].endswith(":") or ".." in parts:
@@ -113,7 +113,7 @@ class ZipArchive:
                 f"to {member.file_size} bytes"
             )
 
-    def read(self, member, limit=None):
+    def read(self, member: str, limit: int | None = None) -> bytes | None:
         if member not in self._names:
             return None
         declared = self._archive.getinfo(member).file_size
@@ -130,8 +130,11 @@ class ZipArchive:
             )
         return content
 
-    def weights(self):
+    def weights(self) -> bytes:
         content = self.read(WEIGHTS)
         if content is None:
             raise ModelFormatError(f"{self.path} has no {WEIGHTS}")
         return content
+
+
+Archive = DirectoryArchive | ZipArchive

@@ -1,10 +1,15 @@
 """Building the layers that a spec describes, ready to take weights."""
 
+from typing import TYPE_CHECKING, Any
+
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
-from fastrnn.saving.spec import ModelSpec
+from fastrnn.saving.spec import LayerSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from fastrnn.layers import Layer
 
 
-def build(spec):
+def build(spec: LayerSpec | ModelSpec) -> "Layer":
     """Build a model or a layer; what its constructors refuse is an error of the file.
 
     The weights start as zeros, which take no memory before they are written: a file that declares
@@ -18,7 +23,8 @@ def build(spec):
             if isinstance(spec, ModelSpec):
                 return model.model_from_spec(spec)
             layer = model.layer_from_spec(spec)
-            layer.build(spec.build_shape)
+            shape: Any = spec.build_shape  # None is enough for a layer without weights
+            layer.build(shape)
             return layer
     except (ModelFormatError, UnsupportedLayerError):
         raise

@@ -8,10 +8,13 @@ import inspect
 import json
 import math
 import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import numpy as np
 
 from fastrnn import activations, initializers
+from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.saving.eras import ANYTHING, ERAS, IGNORED
 from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
@@ -79,7 +82,14 @@ _RECURRENT_ARGUMENTS = ("initial_state", "mask", "training")
 _HOLDS_CODE = {"Lambda", "__lambda__"}
 
 
-def parse_version(text):
+Path = tuple[str, ...]
+"""The titles of what a layer stands in, outermost first."""
+
+Call = tuple[str, int]
+"""A layer's name and which of its calls."""
+
+
+def parse_version(text: Any) -> tuple[int, ...]:
     """Return the leading numbers of a Keras version, such as (2, 2, 4) of ``2.2.4-tf``.
 
     No version at all means Keras 1, which did not always write one.
@@ -92,7 +102,7 @@ def parse_version(text):
     return tuple(int(number) for number in numbers[0].split("."))
 
 
-def parse_json(text, what):
+def parse_json(text: str | bytes, what: str) -> Config:
     """Return the JSON object in `text` (str or bytes); duplicate keys and giants are errors."""
     if len(text) > MAX_JSON_BYTES:
         raise ModelFormatError(f"{what} has {len(text)} bytes; at most {MAX_JSON_BYTES} are read")
@@ -105,7 +115,7 @@ def parse_json(text, what):
     return value
 
 
-def _unique_keys(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> Config:
     result = dict(pairs)
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -114,15 +124,15 @@ def _unique_keys(pairs):
     return result
 
 
-def constructor_options(cls):
+def constructor_options(cls: type) -> frozenset[str]:
     """Return the names of the keyword arguments that a layer class takes."""
-    names = set()
+    names: set[str] = set()
     for base in cls.__mro__:
         if base is object:
             continue
         if "__init__" not in vars(base):
             continue
-        parameters = inspect.signature(base.__init__).parameters.values()
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
         names.update(
             p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         )
@@ -131,7 +141,12 @@ def constructor_options(cls):
     return frozenset(names - {"self"})
 
 
-def read_model(config, version, options, custom_objects=None):
+def read_model(
+    config: Config,
+    version: tuple[int, ...],
+    options: Mapping[str, Collection[str]],
+    custom_objects: Mapping[str, Any] | None = None,
+) -> ModelSpec:
     """Read the config of a whole model.
 
     Parameters
@@ -164,19 +179,29 @@ def read_model(config, version, options, custom_objects=None):
     return spec
 
 
-def read_layer(config, version, options, custom_objects=None):
+def read_layer(
+    config: Config,
+    version: tuple[int, ...],
+    options: Mapping[str, Collection[str]],
+    custom_objects: Mapping[str, Any] | None = None,
+) -> LayerSpec | ModelSpec:
     """Read the config of a layer or model; see `read_model`. Returns a LayerSpec or ModelSpec."""
     return _Reader(version, options, custom_objects or {}).layer(config, ())
 
 
-def _title(spec):
+def _title(spec: LayerSpec | ModelSpec) -> str:
     return f"{spec.class_name} {spec.name!r}"
 
 
 class _Reader:
-    """One reading of a config. A path is the titles of what a layer stands in, outermost first."""
+    """One reading of a config."""
 
-    def __init__(self, version, options, custom_objects):
+    def __init__(
+        self,
+        version: tuple[int, ...],
+        options: Mapping[str, Collection[str]],
+        custom_objects: Mapping[str, Any],
+    ) -> None:
         self.version = version
         self.eras = [era for era in ERAS if version < era.before]
         self.options = options
@@ -185,7 +210,7 @@ class _Reader:
 
     # Layers
 
-    def layer(self, described, path, name=None):
+    def layer(self, described: Any, path: Path, name: str | None = None) -> LayerSpec | ModelSpec:
         """Read ``{"class_name", "config", ...}``; `name` is the one that a graph knows it by."""
         described = _object(described, path, "a layer")
         class_name = _string(described.get("class_name"), path, "class_name")
@@ -229,7 +254,7 @@ class _Reader:
             shared_id=shared_id if isinstance(shared_id, int) else None,
         )
 
-    def is_operation(self, described, class_name, config):
+    def is_operation(self, described: Config, class_name: str, config: Config) -> bool:
         """Whether this is a recorded operation, which in .h5 files only lacks a layer's keys."""
         module = described.get("module")
         if module is not None:
@@ -238,7 +263,7 @@ class _Reader:
             return False
         return "trainable" not in config
 
-    def foreign_origin(self, described, class_name):
+    def foreign_origin(self, described: Config, class_name: str) -> str | None:
         """Return where a class that is not Keras's own comes from, None for Keras's own."""
         module, registered = described.get("module"), described.get("registered_name")
         if registered not in (None, class_name):
@@ -247,20 +272,20 @@ class _Reader:
             return f"{module}.{class_name}"[:200]
         return None
 
-    def unsupported_class(self, class_name, here):
+    def unsupported_class(self, class_name: str, here: Path) -> UnsupportedLayerError:
         if class_name in _HOLDS_CODE:
             reason = f"a {class_name} layer holds Python code, which is never run from a file"
         else:
             reason = f"layers of class {class_name[:200]!r} are not supported"
         return UnsupportedLayerError(f"{_where(here)}: {reason}")
 
-    def custom_name(self, described, class_name):
+    def custom_name(self, described: Config, class_name: str) -> str | None:
         for name in (described.get("registered_name"), class_name, class_name.split(">")[-1]):
             if isinstance(name, str) and isinstance(self.custom_objects.get(name), type):
                 return name
         return None
 
-    def custom_layer(self, class_name, described, path):
+    def custom_layer(self, class_name: str, described: Config, path: Path) -> LayerSpec:
         config = _object(described.get("config"), path, f"config of a {class_name}")
         own_name = config.get("name") or snake_case(class_name.split(">")[-1])
         own_name = _string(own_name, path, f"name of a {class_name}")
@@ -268,7 +293,7 @@ class _Reader:
         config = {key: self.value(key, value, here) for key, value in config.items()}
         return LayerSpec(class_name, own_name, config, _build_shape(described, here))
 
-    def layer_options(self, class_name, config, here):
+    def layer_options(self, class_name: str, config: Config, here: Path) -> Config:
         known = self.options[class_name]
         result = {}
         for key, value in config.items():
@@ -288,7 +313,7 @@ class _Reader:
 
     # Options
 
-    def option(self, key, value, here):
+    def option(self, key: str, value: Any, here: Path) -> Any:
         if key.endswith(_KEPT_AS_WRITTEN) or key == "dtype" or value is None:
             return value
         if key.endswith("_initializer"):
@@ -305,7 +330,7 @@ class _Reader:
             return _counts(key, value, here)
         return self.value(key, value, here)
 
-    def activation(self, value, here):
+    def activation(self, value: Any, here: Path) -> Any:
         """Return the name of an activation, the caller's own function, or an activation layer."""
         if isinstance(value, dict):
             if value.get("class_name") != "function":
@@ -321,7 +346,7 @@ class _Reader:
             raise UnsupportedLayerError(f"{_where(here)}: {error}") from error
         return name
 
-    def dtype(self, class_name, value, here):
+    def dtype(self, class_name: str, value: Any, here: Path) -> str | None:
         if isinstance(value, dict):
             policy = value.get("config")
             value = policy.get("name") if isinstance(policy, dict) else policy
@@ -335,7 +360,7 @@ class _Reader:
             return None  # the type of the input; weights were float32 all the same
         raise UnsupportedLayerError(f"{_where(here)}: the dtype {value!r} is not supported")
 
-    def value(self, key, value, here, depth=0):
+    def value(self, key: str, value: Any, here: Path, depth: int = 0) -> Any:
         """Read any JSON value: a plain one, or one of the objects that Keras writes."""
         if depth > MAX_NESTING:
             raise _error(here, f"{key} is nested more than {MAX_NESTING} deep")
@@ -348,7 +373,7 @@ class _Reader:
             raise _error(here, f"{key} is {value!r}, expected a finite number")
         return value
 
-    def object_value(self, key, value, here, depth):
+    def object_value(self, key: str, value: Config, here: Path, depth: int) -> Any:
         class_name, config = value.get("class_name"), value.get("config")
         if class_name is None:
             return {k: self.value(k, item, here, depth + 1) for k, item in value.items()}
@@ -371,7 +396,15 @@ class _Reader:
 
     # Models
 
-    def model(self, class_name, name, config, described, here, shared_id):
+    def model(
+        self,
+        class_name: str,
+        name: str,
+        config: Config,
+        described: Config,
+        here: Path,
+        shared_id: Any,
+    ) -> ModelSpec:
         layers = _list(config.get("layers"), here, "layers")
         trainable = config.get("trainable", True)
         common = {
@@ -383,16 +416,24 @@ class _Reader:
             return self.sequential(layers, config, described, here, common)
         return self.functional(layers, config, here, common)
 
-    def sequential(self, layers, config, described, here, common):
+    def sequential(
+        self,
+        layers: list[Any],
+        config: Config,
+        described: Config,
+        here: Path,
+        common: dict[str, Any],
+    ) -> ModelSpec:
         specs = [self.layer(layer, here) for layer in layers]
         _check_unique([spec.name for spec in specs], here)
         first = specs[0] if specs else None
+        input_name: str | None = None
+        input_dtype: str | None = None
         if isinstance(first, LayerSpec) and first.class_name == INPUT_LAYER:
             shape = first.config.get("batch_shape")
             input_name, input_dtype = first.name, first.config.get("dtype")
             specs = specs[1:]
         else:
-            input_name = input_dtype = None
             shape = _first_input_shape(layers, here)
         shape = (
             shape
@@ -411,7 +452,9 @@ class _Reader:
             **common,
         )
 
-    def functional(self, layers, config, here, common):
+    def functional(
+        self, layers: list[Any], config: Config, here: Path, common: dict[str, Any]
+    ) -> ModelSpec:
         specs, calls = [], []
         for described in layers:
             described = _object(described, here, "a layer")
@@ -452,7 +495,7 @@ class _Reader:
         _check_graph(spec, here)
         return spec
 
-    def calls(self, spec, described, here):
+    def calls(self, spec: LayerSpec | ModelSpec, described: Config, here: Path) -> list[NodeSpec]:
         """Read the inbound nodes of a layer: objects in Keras 3, lists in Keras 1 and 2."""
         here = (*here, _title(spec))
         nodes = []
@@ -470,7 +513,9 @@ class _Reader:
             nodes.append(self.node(spec, args, kwargs, here))
         return nodes
 
-    def node(self, spec, args, kwargs, here):
+    def node(
+        self, spec: LayerSpec | ModelSpec, args: list[Any], kwargs: dict[str, Any], here: Path
+    ) -> NodeSpec:
         if spec.class_name in _RECURRENT and len(args) > 1:
             if len(args) - 1 > len(_RECURRENT_ARGUMENTS):
                 raise _error(here, f"is called with {len(args)} positional arguments")
@@ -481,11 +526,11 @@ class _Reader:
             del kwargs["training"]
         return NodeSpec(spec.name, tuple(args), kwargs)
 
-    def listed_call(self, call, here):
+    def listed_call(self, call: Any, here: Path) -> tuple[list[Any], dict[str, Any]]:
         """Read ``[[layer, node, tensor, kwargs], ...]``, or one such entry outside a list."""
         kwargs = {}
 
-        def argument(value):
+        def argument(value: Any) -> Nested:
             if _is_listed_tensor(value):
                 if len(value) == 4:
                     kwargs.update(_object(value[3], here, "arguments of a call"))
@@ -498,7 +543,7 @@ class _Reader:
                 return {key: argument(item) for key, item in value.items()}
             raise _error(here, f"expected an input tensor, got {str(value)[:80]!r}")
 
-        def keyword(key, value):
+        def keyword(key: str, value: Any) -> Nested:
             if _is_listed_tensor(value):
                 return _tensor_ref(value[:3], here)
             if isinstance(value, list):
@@ -515,39 +560,39 @@ class _Reader:
 # Values
 
 
-def snake_case(class_name):
+def snake_case(class_name: str) -> str:
     """Return a class name as Keras writes it in names: ``ConvLSTM2D`` is ``conv_lstm2d``."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _where(path):
+def _where(path: Path) -> str:
     return " > ".join(str(part)[:120] for part in path) or "the model's config"
 
 
-def _error(path, message):
+def _error(path: Path, message: str) -> ModelFormatError:
     return ModelFormatError(f"{_where(path)}: {message}")
 
 
-def _object(value, path, what):
+def _object(value: Any, path: Path, what: str) -> Config:
     if not isinstance(value, dict):
         raise _error(path, f"expected {what} as an object, got {type(value).__name__}")
     return value
 
 
-def _list(value, path, what):
+def _list(value: Any, path: Path, what: str) -> list[Any]:
     if not isinstance(value, list):
         raise _error(path, f"expected {what} as a list, got {type(value).__name__}")
     return value
 
 
-def _string(value, path, what):
+def _string(value: Any, path: Path, what: str) -> str:
     if not isinstance(value, str) or not value or len(value) > 1000:
         raise _error(path, f"expected {what} as a string, got {str(value)[:80]!r}")
     return value
 
 
-def _initializer(value):
+def _initializer(value: Any) -> Any:
     """Return what describes an initializer; what is not known does not count, as weights follow."""
     try:
         initializers.get(value)
@@ -556,15 +601,15 @@ def _initializer(value):
     return value
 
 
-def _is_keras_module(module):
+def _is_keras_module(module: Any) -> bool:
     return isinstance(module, str) and module.split(".")[0] in ("keras", "tf_keras", "tensorflow")
 
 
-def _is_int(value):
+def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INT
 
 
-def _counts(key, value, path):
+def _counts(key: str, value: Any, path: Path) -> Any:
     """Return a positive whole number or a list of them; floats such as 3.0 are whole."""
     if isinstance(value, dict) and value.get("class_name") == "__tuple__":
         value = value.get("items")
@@ -577,26 +622,26 @@ def _counts(key, value, path):
     return value
 
 
-def _index(value, path):
+def _index(value: Any, path: Path) -> int | None:
     if value is not None and not _is_int(value):
         raise _error(path, f"expected a whole number or null, got {str(value)[:80]!r}")
     return value
 
 
-def _constant_array(config, path):
+def _constant_array(config: Config, path: Path) -> np.ndarray:
     try:
         return np.array(config.get("value"), dtype=_array_dtype(config.get("dtype"), path))
     except (ValueError, TypeError, OverflowError) as error:
         raise _error(path, f"a constant is not an array of numbers: {error}") from error
 
 
-def _array_dtype(name, path):
+def _array_dtype(name: Any, path: Path) -> np.dtype:
     if isinstance(name, str) and re.fullmatch(r"(float|u?int)(8|16|32|64)|bool", name):
         return np.dtype(name)
     raise _error(path, f"a constant has the dtype {name!r}")
 
 
-def _shape(value, path):
+def _shape(value: Any, path: Path) -> Shape | None:
     """Return a tuple of sizes and None; None for anything but the one shape of one input."""
     if isinstance(value, dict) and value.get("class_name") in ("__tuple__", "TensorShape"):
         value = value.get("items")
@@ -608,7 +653,7 @@ def _shape(value, path):
     return tuple(value)
 
 
-def _build_shape(described, path):
+def _build_shape(described: Config, path: Path) -> Shape | None:
     build_config = described.get("build_config")
     if not isinstance(build_config, dict):
         return None
@@ -619,7 +664,7 @@ def _build_shape(described, path):
     return _shape(shape, path)
 
 
-def _first_input_shape(layers, path):
+def _first_input_shape(layers: list[Any], path: Path) -> Shape | None:
     """Return the input shape that the first layer of a Sequential was given, if any."""
     config = layers[0].get("config") if layers else None
     if not isinstance(config, dict):
@@ -630,7 +675,7 @@ def _first_input_shape(layers, path):
     return shape
 
 
-def _input_shape(spec):
+def _input_shape(spec: LayerSpec | ModelSpec) -> Shape | None:
     """Return the shape of the one input of a layer or model, None when the file does not tell."""
     if isinstance(spec, LayerSpec):
         return spec.build_shape
@@ -638,11 +683,11 @@ def _input_shape(spec):
         return spec.batch_input_shape
     if not isinstance(spec.inputs, TensorRef):
         return None
-    by_name = {layer.name: layer for layer in spec.layers}
-    return by_name[spec.inputs.layer].config.get("batch_shape")
+    configs = {layer.name: layer.config for layer in spec.layers if isinstance(layer, LayerSpec)}
+    return configs[spec.inputs.layer].get("batch_shape")
 
 
-def _check_unique(names, path):
+def _check_unique(names: list[str], path: Path) -> None:
     seen = set()
     for name in names:
         if name in seen:
@@ -653,7 +698,7 @@ def _check_unique(names, path):
 # Graphs
 
 
-def _is_listed_tensor(value):
+def _is_listed_tensor(value: Any) -> bool:
     return (
         isinstance(value, list)
         and len(value) in (3, 4)
@@ -663,13 +708,13 @@ def _is_listed_tensor(value):
     )
 
 
-def _tensor_ref(value, path):
+def _tensor_ref(value: Any, path: Path) -> TensorRef:
     if not _is_listed_tensor(value):
         raise _error(path, f"expected a tensor as [layer, node, index], got {str(value)[:80]}")
     return TensorRef(value[0], value[1], value[2])
 
 
-def _states_among_inputs(args, described, path):
+def _states_among_inputs(args: list[Any], described: Config, path: Path) -> dict[str, list[Any]]:
     """Take the states and constants of a recurrent layer from its inputs, where Keras 2 put them.
 
     Returns them as keyword arguments, and leaves the sequence alone in `args`.
@@ -685,10 +730,10 @@ def _states_among_inputs(args, described, path):
     return {key: value for key, value in given.items() if value}
 
 
-def _structure(value, path, what):
+def _structure(value: Any, path: Path, what: str) -> Nested:
     """Read input_layers or output_layers; a list of one is that one, as in Keras."""
 
-    def read(value):
+    def read(value: Any) -> Nested:
         if _is_listed_tensor(value):
             return _tensor_ref(value[:3], path)
         if isinstance(value, list):
@@ -703,7 +748,7 @@ def _structure(value, path, what):
     return structure
 
 
-def _map_refs(function, value):
+def _map_refs(function: Callable[[TensorRef], Any], value: Nested) -> Nested:
     if isinstance(value, TensorRef):
         return function(value)
     if isinstance(value, list | tuple):
@@ -713,23 +758,23 @@ def _map_refs(function, value):
     return value
 
 
-def refs_in(value):
+def refs_in(value: Nested) -> list[TensorRef]:
     """Return the tensors in a nested structure, in order."""
-    found = []
+    found: list[TensorRef] = []
     _map_refs(found.append, value)
     return found
 
 
-def _earlier_node(value, layers):
+def _earlier_node(value: Nested, layers: Collection[str]) -> Nested:
     """Count the calls of `layers` from 0 where the file counted from 1."""
 
-    def shift(ref):
+    def shift(ref: TensorRef) -> TensorRef:
         return TensorRef(ref.layer, ref.node - 1, ref.tensor) if ref.layer in layers else ref
 
     return _map_refs(shift, value)
 
 
-def _check_graph(spec, path):
+def _check_graph(spec: ModelSpec, path: Path) -> None:
     """Raise unless every tensor comes from a call that the model makes, in some order."""
     calls = {layer.name: 0 for layer in spec.layers}
     for layer in spec.layers:
@@ -740,7 +785,7 @@ def _check_graph(spec, path):
         identities.append((node.layer, calls[node.layer]))
         calls[node.layer] += 1
 
-    def check(ref, what):
+    def check(ref: TensorRef, what: str) -> None:
         if ref.layer not in calls:
             raise _error(path, f"{what} takes a tensor of {ref.layer!r}, which is no layer of it")
         if not (0 <= ref.node < calls[ref.layer] and ref.tensor >= 0):
@@ -770,9 +815,9 @@ def _check_graph(spec, path):
     _check_order(needs, {(name, 0) for name in inputs}, path)
 
 
-def _check_order(needs, done, path):
+def _check_order(needs: dict[Call, set[Call]], done: set[Call], path: Path) -> None:
     """Raise if the calls cannot be put in an order in which each has what it takes."""
-    users = {}
+    users: dict[Call, list[Call]] = {}
     for call, needed in needs.items():
         for one in needed - done:
             users.setdefault(one, []).append(call)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastrnn._types import Config
+
 
 @dataclass(frozen=True)
 class Era:
@@ -38,9 +40,9 @@ class Era:
     keys: Mapping[str, str] = field(default_factory=dict)
     class_keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    rewrites: Mapping[str, Callable[[dict], tuple[str, dict]]] = field(default_factory=dict)
+    rewrites: Mapping[str, Callable[[Config], tuple[str, Config]]] = field(default_factory=dict)
 
-    def translate(self, class_name, config):
+    def translate(self, class_name: str, config: Config) -> tuple[str, Config]:
         """Return class name and options as the next generation would have written them."""
         config = {**self.defaults.get(class_name, {}), **config}
         class_name = self.classes.get(class_name, class_name)
@@ -54,19 +56,19 @@ class Era:
         return rewrite(config) if rewrite else (class_name, config)
 
 
-def _without(config, *keys):
+def _without(config: Config, *keys: str) -> Config:
     return {key: value for key, value in config.items() if key not in keys}
 
 
-def _kernel_of_rows_and_columns(config):
+def _kernel_of_rows_and_columns(config: Config) -> tuple[str, Config]:
     if "nb_row" in config:
         kernel_size = [config["nb_row"], config["nb_col"]]
         config = {**_without(config, "nb_row", "nb_col"), "kernel_size": kernel_size}
     return "Conv2D", config
 
 
-def _time_distributed_dense(config):
-    shared = {key: config[key] for key in ("name", "trainable") if key in config}
+def _time_distributed_dense(config: Config) -> tuple[str, Config]:
+    shared: Config = {key: config[key] for key in ("name", "trainable") if key in config}
     dense = {"class_name": "Dense", "config": config}
     return "TimeDistributed", {**shared, "layer": dense}
 
@@ -82,11 +84,11 @@ _MERGE_CLASSES = {
 }
 
 
-def _merge(config):
+def _merge(config: Config) -> tuple[str, Config]:
     mode = config.get("mode")
     if mode not in _MERGE_CLASSES:
         return "Merge", config
-    merged = {key: config[key] for key in ("name", "trainable") if key in config}
+    merged: Config = {key: config[key] for key in ("name", "trainable") if key in config}
     if mode == "concat":
         merged["axis"] = config.get("concat_axis", -1)
     elif mode in ("dot", "cos"):
@@ -94,7 +96,7 @@ def _merge(config):
     return _MERGE_CLASSES[mode], merged
 
 
-def _single_axis(config):
+def _single_axis(config: Config) -> tuple[str, Config]:
     axis = config.get("axis")
     if isinstance(axis, list) and len(axis) == 1:
         config = {**config, "axis": axis[0]}
@@ -201,7 +203,7 @@ ERAS = (KERAS_1, BEFORE_KERAS_2_3, KERAS_2)
 ANYTHING = object()
 """Stands for every value in `IGNORED`."""
 
-IGNORED = {
+IGNORED: Mapping[str, Any] = {
     # how Keras gets to the numbers, or what holds for training or the file only
     "implementation": ANYTHING,
     "fused": ANYTHING,

@@ -3,12 +3,18 @@
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
+from fastrnn._types import Config
 from fastrnn.errors import ModelFormatError
 from fastrnn.saving import hdf5, members
 from fastrnn.saving.config import MAX_JSON_BYTES, parse_json, parse_version
+
+if TYPE_CHECKING:
+    from fastrnn.saving.archive import Archive
 
 _KINDS = (
     (b"\x80", "a Python pickle, which is never opened"),
@@ -35,13 +41,13 @@ class StoredModel:
         The root of the HDF5 file with the weights; None for an architecture alone.
     """
 
-    config: dict
-    version: tuple
+    config: Config
+    version: tuple[int, ...]
     weights: hdf5.Group | None
 
 
 @contextlib.contextmanager
-def open_model(path):
+def open_model(path: str | os.PathLike[str]) -> Iterator[StoredModel]:
     """Open a ``.keras`` file (or its directory), a whole-model ``.h5`` or an architecture JSON.
 
     What a file is, is told by its first bytes. Yields a `StoredModel`.
@@ -62,13 +68,13 @@ def open_model(path):
             yield StoredModel(config, parse_version(root.text("keras_version")), root)
         else:
             with open(path, "rb") as stream:
-                text = stream.read(MAX_JSON_BYTES + 1)
-            config = parse_json(text, str(path))
+                content = stream.read(MAX_JSON_BYTES + 1)
+            config = parse_json(content, str(path))
             yield StoredModel(config, _version_of_json(config), None)
 
 
 @contextlib.contextmanager
-def open_weights(path):
+def open_weights(path: str | os.PathLike[str]) -> Iterator[hdf5.Group]:
     """Open a weights file, or a whole model for its weights; yields the root group."""
     path, kind = _kind_of(path)
     with contextlib.ExitStack() as stack:
@@ -80,9 +86,9 @@ def open_weights(path):
             raise ModelFormatError(f"{path} is JSON, expected a file with weights")
 
 
-def _kind_of(path):
+def _kind_of(file: str | os.PathLike[str]) -> tuple[Path, Literal["archive", "hdf5", "json"]]:
     """Return the path and "archive", "hdf5" or "json"."""
-    path = Path(os.fspath(path))
+    path = Path(os.fspath(file))
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -106,31 +112,31 @@ def _kind_of(path):
     raise ModelFormatError(f"{path} is {what}; expected a model that Keras saved")
 
 
-def _open_archive(path, stack):
+def _open_archive(path: Path, stack: contextlib.ExitStack) -> "Archive":
     from fastrnn.saving.archive import open_archive  # zipfile takes time to import
 
     return stack.enter_context(open_archive(path))
 
 
-def _archived_model(archive, stack):
+def _archived_model(archive: "Archive", stack: contextlib.ExitStack) -> StoredModel:
     config = _archived_json(archive, members.CONFIG)
     version = _archived_json(archive, members.METADATA).get("keras_version", "")
     return StoredModel(config, parse_version(version), _archived_weights(archive, stack))
 
 
-def _archived_json(archive, member):
+def _archived_json(archive: "Archive", member: str) -> Config:
     text = archive.read(member, MAX_JSON_BYTES)
     if text is None:
         raise ModelFormatError(f"{archive.path} has no {member}: it is no Keras archive")
     return parse_json(text, f"{archive.path}: {member}")
 
 
-def _archived_weights(archive, stack):
+def _archived_weights(archive: "Archive", stack: contextlib.ExitStack) -> hdf5.Group:
     label = f"{archive.path}: {members.WEIGHTS}"
     return stack.enter_context(hdf5.open_hdf5(archive.weights(), label))
 
 
-def _version_of_json(config):
+def _version_of_json(config: Config) -> tuple[int, ...]:
     """Return the version in an architecture; Keras 3 writes none, and modules instead."""
     version = config.get("keras_version")
     if version is None and "module" in config:

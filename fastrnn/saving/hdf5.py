@@ -8,8 +8,12 @@ shape it must have.
 
 import contextlib
 import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastrnn.errors import ModelFormatError
 
@@ -22,7 +26,7 @@ _BUILT_IN_FILTERS = {1, 2, 3}  # deflate, shuffle, fletcher32
 
 
 @contextlib.contextmanager
-def open_hdf5(source, label):
+def open_hdf5(source: Path | bytes, label: str) -> "Iterator[Group]":
     """Open an HDF5 file for reading.
 
     Parameters
@@ -49,7 +53,7 @@ def open_hdf5(source, label):
 
 
 @contextlib.contextmanager
-def _damage_as_format_error(place):
+def _damage_as_format_error(place: str) -> Iterator[None]:
     """Turn whatever h5py raises on a damaged file into a ModelFormatError."""
     try:
         yield
@@ -62,18 +66,18 @@ def _damage_as_format_error(place):
 class Group:
     """A group of an HDF5 file. Groups and arrays are found by name, never by walking the file."""
 
-    def __init__(self, h5py, group, label, path):
+    def __init__(self, h5py: Any, group: Any, label: str, path: str) -> None:
         self._h5py = h5py
         self._group = group
         self._label = label
         self.path = path
 
     @property
-    def place(self):
+    def place(self) -> str:
         """File and path, for messages."""
         return f"{self._label}, {self.path}"
 
-    def _member(self, name):
+    def _member(self, name: str) -> tuple[Any, str] | None:
         """Return the h5py object and its path for `name` or a path of names, None if absent."""
         group, path = self._group, self.path.rstrip("/")
         for part in name.split("/"):
@@ -90,7 +94,7 @@ class Group:
             group = group[part]
         return group, path
 
-    def group(self, name):
+    def group(self, name: str) -> "Group | None":
         """Return the group `name` (a name or a path of names), or None if there is none."""
         with _damage_as_format_error(f"{self.place} > {name}"):
             found = self._member(name)
@@ -101,7 +105,7 @@ class Group:
                 raise ModelFormatError(f"{self._label}, {path} is not a group")
             return Group(self._h5py, member, self._label, path)
 
-    def array(self, name):
+    def array(self, name: str) -> "StoredArray | None":
         """Return the `StoredArray` `name`, or None if there is none."""
         with _damage_as_format_error(f"{self.place} > {name}"):
             found = self._member(name)
@@ -112,14 +116,14 @@ class Group:
                 raise ModelFormatError(f"{self._label}, {path} is not an array")
             return StoredArray(self._h5py, member, f"{self._label}, {path}")
 
-    def names(self):
+    def names(self) -> list[str]:
         """Return the names of the members that are text, in no particular order."""
         with _damage_as_format_error(self.place):
             if len(self._group) > MAX_NAMES:
                 raise ModelFormatError(f"{self.place} has more than {MAX_NAMES} members")
             return [name for name in self._group if isinstance(name, str)]
 
-    def text(self, attribute):
+    def text(self, attribute: str) -> str | None:
         """Return a text attribute as str, or None if there is none."""
         value = self._attribute(attribute)
         if value is None:
@@ -128,24 +132,23 @@ class Group:
             raise ModelFormatError(f"{self.place}: the attribute {attribute} is not one text")
         return self._decode(value.reshape(())[()], attribute)
 
-    def texts(self, attribute):
+    def texts(self, attribute: str) -> list[str] | None:
         """Return a list-of-texts attribute, joined if it was split in numbered parts, or None."""
-        parts = [self._attribute(attribute)]
-        if parts[0] is None:
-            parts = []
-            while len(parts) <= MAX_NAMES:
-                part = self._attribute(f"{attribute}{len(parts)}")
-                if part is None:
-                    break
-                parts.append(part)
-            if not parts:
-                return None
+        whole = self._attribute(attribute)
+        parts = [] if whole is None else [whole]
+        while whole is None and len(parts) <= MAX_NAMES:
+            part = self._attribute(f"{attribute}{len(parts)}")
+            if part is None:
+                break
+            parts.append(part)
+        if not parts:
+            return None
         names = [self._decode(item, attribute) for part in parts for item in part.ravel()]
         if len(names) > MAX_NAMES:
             raise ModelFormatError(f"{self.place}: {attribute} holds {len(names)} names")
         return names
 
-    def _attribute(self, name):
+    def _attribute(self, name: str) -> np.ndarray | None:
         """Return an attribute as an array, after looking at its size and type."""
         h5py = self._h5py
         with _damage_as_format_error(f"{self.place}, attribute {name}"):
@@ -160,7 +163,7 @@ class Group:
                 raise ModelFormatError(f"{self.place}: the attribute {name} is not text")
             return np.asarray(self._group.attrs[name]) if count else np.empty(0, object)
 
-    def _decode(self, item, attribute):
+    def _decode(self, item: Any, attribute: str) -> str:
         text = item.decode("utf-8", "strict") if isinstance(item, bytes) else item
         if not isinstance(text, str) or len(text) > MAX_ATTRIBUTE_BYTES:
             raise ModelFormatError(f"{self.place}: the attribute {attribute} is not text")
@@ -177,7 +180,7 @@ class StoredArray:
     shape : tuple of int
     """
 
-    def __init__(self, h5py, dataset, place):
+    def __init__(self, h5py: Any, dataset: Any, place: str) -> None:
         self._dataset = dataset
         self.place = place
         self.shape = dataset.shape
@@ -188,7 +191,7 @@ class StoredArray:
             raise ModelFormatError(f"{place} holds {dataset.dtype}, expected numbers")
         self._check_storage()
 
-    def _check_storage(self):
+    def _check_storage(self) -> None:
         dataset = self._dataset
         creation = dataset.id.get_create_plist()
         if dataset.is_virtual or creation.get_external_count():
@@ -206,7 +209,7 @@ class StoredArray:
         if dataset.chunks and chunk > max(size, MAX_CHUNK_BYTES):
             raise ModelFormatError(f"{self.place} is stored in chunks of {chunk} bytes")
 
-    def read(self, dtype):
+    def read(self, dtype: DTypeLike) -> np.ndarray:
         """Return the data as a new array of `dtype`; floating types are converted to one another.
 
         The caller has compared ``shape`` with what it expects.
@@ -225,7 +228,7 @@ class StoredArray:
             return data.astype(dtype)
 
 
-def _is_bfloat16(h5py, dataset):
+def _is_bfloat16(h5py: Any, dataset: Any) -> bool:
     """Whether these are the opaque pairs of bytes as which bfloat16 is stored."""
     dtype = dataset.dtype
     opaque = dataset.id.get_type().get_class() == h5py.h5t.OPAQUE

@@ -5,9 +5,11 @@ Keras is never imported here: an object that came from it brings its config, wei
 
 import json
 import sys
+from typing import Any
 
 import numpy as np
 
+from fastrnn._types import Config, Nested
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.saving.config import parse_json, parse_version
 from fastrnn.saving.weights import assign_arrays
@@ -15,7 +17,7 @@ from fastrnn.saving.weights import assign_arrays
 _PACKAGES = ("keras", "tf_keras")
 
 
-def describe(obj):
+def describe(obj: Any) -> tuple[Config, tuple[int, ...]]:
     """Return the config of a Keras model or layer as its file would hold it, and the version.
 
     Raises
@@ -47,12 +49,12 @@ def describe(obj):
     return parse_json(json.dumps(described, default=_plain), "the layer's config"), version
 
 
-def is_model(obj):
+def is_model(obj: Any) -> bool:
     """Whether a Keras object is a model rather than a layer."""
     return hasattr(obj, "layers") and hasattr(obj, "to_json")
 
 
-def copy_weights(obj, layer, spec):
+def copy_weights(obj: Any, layer: Any, spec: Any) -> None:
     """Copy the weights of a Keras object into the built layer or model that came from it."""
     if not is_model(obj):
         assign_arrays(layer, spec, obj.get_weights(), trainable_first=not _is_keras_3(obj))
@@ -63,7 +65,7 @@ def copy_weights(obj, layer, spec):
             copy_weights(parts[part_spec.name], part, part_spec)
 
 
-def copy_states(obj, layer):
+def copy_states(obj: Any, layer: Any) -> None:
     """Copy the states that stateful layers hold at the moment."""
     if is_model(obj):
         parts = {part.name: part for part in obj.layers}
@@ -80,19 +82,19 @@ def copy_states(obj, layer):
         layer.reset_states(_arrays(states))
 
 
-def _is_set(states):
+def _is_set(states: Nested) -> bool:
     if isinstance(states, list | tuple):
         return bool(states) and all(_is_set(state) for state in states)
     return states is not None
 
 
-def _arrays(states):
+def _arrays(states: Nested) -> Nested:
     if isinstance(states, list | tuple):
         return [_arrays(state) for state in states]
     return np.asarray(states)
 
 
-def _package_of(obj):
+def _package_of(obj: Any) -> str | None:
     """Return the package that the object's class, or one that it derives from, belongs to."""
     if not (hasattr(obj, "get_config") and hasattr(obj, "get_weights")):
         return None
@@ -100,11 +102,13 @@ def _package_of(obj):
     return next((package for package in packages if package in _PACKAGES), None)
 
 
-def _is_keras_3(obj):
-    return parse_version(getattr(sys.modules.get(_package_of(obj)), "__version__", None)) >= (3,)
+def _is_keras_3(obj: Any) -> bool:
+    return parse_version(getattr(sys.modules.get(_package_of(obj) or ""), "__version__", None)) >= (
+        3,
+    )
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """Return what JSON can hold for the odd values in configs."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()

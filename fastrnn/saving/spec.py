@@ -6,7 +6,9 @@ count from 0 everywhere.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
+
+from fastrnn._types import Config, Nested, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,8 @@ class NodeSpec:
     """
 
     layer: str
-    args: tuple
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    args: tuple[Nested, ...]
+    kwargs: dict[str, Nested] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,8 @@ class LayerSpec:
 
     class_name: str
     name: str
-    config: dict[str, Any]
-    build_shape: tuple | None = None
+    config: Config
+    build_shape: Shape | None = None
     shared_id: int | None = None
 
 
@@ -101,19 +103,19 @@ class ModelSpec:
         Equal for two specs that were one shared model.
     """
 
-    kind: str
+    kind: Literal["sequential", "functional"]
     name: str
-    layers: tuple
-    nodes: tuple = ()
-    inputs: Any = None
-    outputs: Any = None
-    batch_input_shape: tuple | None = None
+    layers: "tuple[LayerSpec | ModelSpec, ...]"
+    nodes: tuple[NodeSpec, ...] = ()
+    inputs: Nested = None
+    outputs: Nested = None
+    batch_input_shape: Shape | None = None
     input_name: str | None = None
     input_dtype: str | None = None
     trainable: bool = True
     shared_id: int | None = None
 
     @property
-    def class_name(self):
+    def class_name(self) -> str:
         """Keras's name of the class, which weight archives use."""
         return "Sequential" if self.kind == "sequential" else "Functional"
