@@ -12,6 +12,7 @@ VECTOR_BYTES: Final[int]
 ACTIVATIONS: Final[dict[str, int]]
 ROW_ACTIVATIONS: Final[tuple[str, ...]]
 CELLS: Final[dict[str, int]]
+MERGE_MODES: Final[dict[str, int]]
 
 _Weights = NDArray[np.floating[Any]]
 _Array = NDArray[Any]
@@ -57,6 +58,10 @@ class Dense(Step):
 @disjoint_base
 class Activate(Step):
     def __init__(self, activation: str, *, x: int, y: int) -> None: ...
+
+@disjoint_base
+class Merge(Step):
+    def __init__(self, mode: str, *, a: int, b: int, y: int, backwards: bool = False) -> None: ...
 
 @disjoint_base
 class Program:

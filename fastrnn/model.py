@@ -1,41 +1,24 @@
 """Models: layers connected to a graph, compiled to a plan on first use."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import UnsupportedLayerError
-from fastrnn.layers import REGISTRY, InputLayer
+from fastrnn.layers import LOADABLE, InputLayer
 from fastrnn.layers.base import Layer, deserialize, serialize, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
-from fastrnn.layers.rnn import RNN
+from fastrnn.layers.operations import Operation
 from fastrnn.plan import Builder, Executable, Value
 from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
 
 ROWS_BETWEEN_NUMPY_STEPS = 1024
 """Rows that `predict` passes at once through a plan with steps in NumPy, whose intermediate arrays take memory."""
-
-
-def map_structure(function: Callable[[Any], Any], structure: Nested) -> Nested:
-    """Return `structure` with `function` applied to what its lists, tuples and dicts hold."""
-    if isinstance(structure, dict):
-        return {key: map_structure(function, value) for key, value in structure.items()}
-    if isinstance(structure, (list, tuple)):
-        return type(structure)(map_structure(function, value) for value in structure)
-    return function(structure)
-
-
-def flatten(structure: Nested) -> list[Any]:
-    """Return what the lists, tuples and dicts (in their order) of `structure` hold, a list."""
-    if isinstance(structure, dict):
-        structure = list(structure.values())
-    if isinstance(structure, (list, tuple)):
-        return [leaf for part in structure for leaf in flatten(part)]
-    return [structure]
 
 
 class Model(Layer):
@@ -120,6 +103,12 @@ class Model(Layer):
         return map_structure(
             lambda value: value.shape, self._lower_graph(builder, self._input_values(builder))
         )
+
+    def compute_output_shape(self, input_shape: Nested) -> Nested:
+        shapes = input_shape if isinstance(input_shape, list) else [input_shape]
+        builder = Builder()
+        outputs = self._lower_graph(builder, [builder.value(shape) for shape in shapes])
+        return map_structure(lambda value: value.shape, outputs)
 
     def summary(self, print_fn: Callable[[str], object] = print) -> None:
         """Print a table of the layers, their output shapes and numbers of parameters."""
@@ -306,10 +295,6 @@ class Model(Layer):
         results = iter([result[:0] for result in executable(blanks, keep_states=False)])
         return map_structure(lambda _: next(results), structure)
 
-    def _refuse_training(self, training: bool) -> None:
-        for layer in self._layers:
-            layer._refuse_training(training)
-
     def predict(self, x: Nested, batch_size: int | None = None, verbose: int | str = 0) -> Nested:
         """Compute the model for any number of rows.
 
@@ -374,13 +359,6 @@ class Model(Layer):
         """Do nothing, for code written for Keras: loss, optimizer and metrics have no part in inference."""
 
     # -- states -----------------------------------------------------------------------------------------------------
-
-    def _stateful_layers(self) -> Iterator[RNN]:
-        for layer in self._layers:
-            if isinstance(layer, Model):
-                yield from layer._stateful_layers()
-            elif isinstance(layer, RNN) and layer.stateful:
-                yield layer
 
     @property
     def stateful(self) -> bool:
@@ -651,8 +629,12 @@ class Functional(Model):
 
         for name, index, node in self._calls:
             layer = self._by_name[name]
-            (x,) = map_structure(value_of, node.args)
-            outputs = call_layer(layer, builder, x, **map_structure(value_of, node.kwargs))
+            args, kwargs = map_structure(value_of, node.args), map_structure(value_of, node.kwargs)
+            if isinstance(layer, Operation):
+                outputs = layer.lower_call(builder, args, kwargs)
+            else:
+                (x,) = args
+                outputs = call_layer(layer, builder, x, **kwargs)
             for number, output in enumerate(outputs if isinstance(outputs, list) else [outputs]):
                 values[TensorRef(name, index, number)] = output
             if shapes is not None:
@@ -694,11 +676,11 @@ def layer_from_spec(spec: LayerSpec) -> Layer:
     UnsupportedLayerError
         If its class is not supported.
     """
-    if spec.class_name not in REGISTRY:
+    if spec.class_name not in LOADABLE:
         raise UnsupportedLayerError(
             f"layer {spec.name!r} of class {spec.class_name} is not supported"
         )
-    return REGISTRY[spec.class_name].from_config(
+    return LOADABLE[spec.class_name].from_config(
         {key: _built_from(value) for key, value in spec.config.items()}
     )
 

@@ -154,6 +154,24 @@ class Activate(Step):
 
 
 @dataclass(frozen=True, eq=False)
+class Merge(Step):
+    """The outputs of two directions as one; with `backwards` the second's steps come last first."""
+
+    mode: str
+    backwards: bool = False
+
+    def compiled(self) -> "_core.Step":
+        a, b = self.sources
+        return core(self.dtype).Merge(
+            self.mode, a=a, b=b, y=self.targets[0], backwards=self.backwards
+        )
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        a, b = arrays
+        return (reference.merge(a, b[:, ::-1] if self.backwards else b, self.mode),)
+
+
+@dataclass(frozen=True, eq=False)
 class Apply(Step):
     """A function of arrays in NumPy, for what is not worth a kernel; takes them as they come if dtype is None."""
 

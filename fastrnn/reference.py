@@ -34,6 +34,25 @@ def dense(
     return activation(z if bias is None else z + bias)
 
 
+def merge(a: np.ndarray, b: np.ndarray, mode: str) -> np.ndarray:
+    """Return two directions' outputs merged.
+
+    Parameters
+    ----------
+    a, b : ndarray, shape (..., U)
+    mode : {"concat", "sum", "mul", "ave"}
+
+    Returns
+    -------
+    ndarray, shape (..., 2 U) for "concat", otherwise (..., U)
+    """
+    if mode == "concat":
+        return np.concatenate([a, b], axis=-1)
+    if mode == "mul":
+        return a * b
+    return a + b if mode == "sum" else (a + b) / 2
+
+
 class SimpleRNN:
     """h' = activation(x W + b + h R), with W (F, U), R (U, U), b (U,)."""
 

@@ -250,6 +250,94 @@ cdef class Activate(Step):
             &self.layer, infer_activate, scratch_of_activate, run_activate, cost_of_activate)
 
 
+# -- Merge ---------------------------------------------------------------------------------------------------------
+
+cdef enum MergeMode:
+    CONCAT
+    SUM
+    MUL
+    AVE
+
+MERGE_MODES = {"concat": CONCAT, "sum": SUM, "mul": MUL, "ave": AVE}
+
+cdef struct Merging:
+    int mode
+    bint backwards       # whether the steps of b come last first
+    int a
+    int b
+    int y
+
+
+cdef bint infer_merge(const void* pointer, Shape* shapes) noexcept nogil:
+    cdef const Merging* layer = <const Merging*>pointer
+    cdef const Shape* a = &shapes[layer.a]
+    cdef const Shape* b = &shapes[layer.b]
+    cdef int axis
+    if a.ndim < 1 or a.ndim != b.ndim:
+        return False
+    for axis in range(a.ndim - 1):
+        if a.dims[axis] != b.dims[axis]:
+            return False
+    if layer.mode == CONCAT:
+        set_shape(&shapes[layer.y], a.ndim, a.dims, a.dims[a.ndim - 1] + b.dims[a.ndim - 1])
+        return True
+    shapes[layer.y] = a[0]
+    return a.dims[a.ndim - 1] == b.dims[a.ndim - 1]
+
+
+cdef size_t scratch_of_merge(const void* pointer, const Shape* shapes, Py_ssize_t rows) noexcept nogil:
+    return 0
+
+
+cdef double cost_of_merge(const void* pointer, const Shape* shapes) noexcept nogil:
+    return <double>shapes[(<const Merging*>pointer).y].size
+
+
+cdef void run_merge(
+    const void* pointer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch,
+) noexcept nogil:
+    cdef const Merging* layer = <const Merging*>pointer
+    cdef const Shape* shape = &shapes[layer.a]
+    cdef Py_ssize_t units = shape.dims[shape.ndim - 1], b_units = shapes[layer.b].dims[shape.ndim - 1]
+    cdef Py_ssize_t steps = shape.dims[0] if shape.ndim > 1 else 1
+    cdef Py_ssize_t row, step, i
+    cdef real* a = <real*>data[layer.a]
+    cdef real* y = <real*>data[layer.y]
+    cdef real* b
+    for row in range(rows):
+        for step in range(steps):
+            b = <real*>data[layer.b] + (row * steps + (steps - 1 - step if layer.backwards else step)) * b_units
+            if layer.mode == CONCAT:
+                memcpy(y, a, units * sizeof(real))
+                memcpy(y + units, b, b_units * sizeof(real))
+                y += b_units
+            elif layer.mode == MUL:
+                for i in range(units):
+                    y[i] = a[i] * b[i]
+            elif layer.mode == SUM:
+                for i in range(units):
+                    y[i] = a[i] + b[i]
+            else:
+                for i in range(units):
+                    y[i] = (a[i] + b[i]) * <real>0.5
+            a += units
+            y += units
+
+
+cdef class Merge(Step):
+    """a and b, (steps, units) or (units,) a row, merged as `mode`, a key of MERGE_MODES, says.
+
+    With `backwards` the steps of b come last first, as a layer that went backwards gives them.
+    """
+    cdef Merging layer
+
+    def __init__(self, mode, *, a, b, y, backwards=False):
+        self.layer.mode, self.layer.backwards = MERGE_MODES[mode], backwards
+        self.layer.a, self.layer.b, self.layer.y = a, b, y
+        self.sources, self.targets = (a, b), (y,)
+        self.operation = Operation(&self.layer, infer_merge, scratch_of_merge, run_merge, cost_of_merge)
+
+
 # -- Program -------------------------------------------------------------------------------------------------------
 
 cdef class Arena:

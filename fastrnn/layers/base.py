@@ -5,7 +5,7 @@ import contextlib
 import contextvars
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -14,6 +14,9 @@ from fastrnn import activations, initializers
 from fastrnn._types import Config, InitializerFunction, InitializerLike, Nested, Shape
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.plan import Builder, Executable, Value
+
+if TYPE_CHECKING:
+    from fastrnn.layers.rnn import RNN
 
 _names_given: collections.Counter[str] = collections.Counter()
 _COMPUTE_DTYPES: dict[str, np.dtype] = {
@@ -123,6 +126,7 @@ _SERIALIZERS: dict[str, Callable[[Any], Any]] = {
     "activation": activations.serialize,
     "initializer": initializers.serialize,
     "cell": serialize,
+    "layer": serialize,
 }
 
 
@@ -367,6 +371,13 @@ class Layer:
 
     def _refuse_training(self, training: bool) -> None:
         """Raise ValueError if `training` asks for what inference leaves out."""
+        for child in self._flat_children():
+            child._refuse_training(training)
+
+    def _stateful_layers(self) -> Iterator["RNN"]:
+        """The recurrent layers, in this one or this one itself, that keep states between calls."""
+        for child in self._flat_children():
+            yield from child._stateful_layers()
 
     def __call__(
         self, inputs: ArrayLike, mask: ArrayLike | None = None, training: bool = False

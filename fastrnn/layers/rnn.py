@@ -1,6 +1,6 @@
 """The base of the recurrent layers: everything that does not depend on the cell."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -158,7 +158,61 @@ class RecurrentCell(Layer):
         return arrays
 
 
-class RNN(Layer):
+class RecurrentLayer(Layer):
+    """The base of `RNN` and `Bidirectional`: calls with a mask and states, states that stay."""
+
+    def _check_states(self, states: StatesLike, batch: int) -> list[np.ndarray]:
+        """Return states as a flat list of arrays; ValueError if their number or a shape is another one."""
+        raise NotImplementedError
+
+    def reset_states(self, states: StatesLike | None = None) -> None:
+        """Set a stateful layer's states, to zeros by default."""
+        raise NotImplementedError
+
+    def __call__(  # type: ignore[override]  # the arguments' order and names are Keras's
+        self,
+        sequences: ArrayLike,
+        initial_state: StatesLike | None = None,
+        mask: ArrayLike | None = None,
+        training: bool = False,
+    ) -> Nested:
+        """Compute the layer.
+
+        Parameters
+        ----------
+        sequences : array-like, shape (batch, timesteps, features)
+        initial_state : list of array-like, or one array for a layer with one state, optional
+            Each (batch, units); zeros, or a stateful layer's own states, by default.
+        mask : array-like of bool, shape (batch, timesteps), optional
+            False where a step does not count.
+        training : bool
+            An error where the layer has dropout.
+
+        Returns
+        -------
+        ndarray or tuple of ndarray
+            The output, (batch, units) or with `return_sequences` (batch, timesteps, units); with `return_state`
+            followed by the states, each (batch, units).
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit; a stateful layer's states are then as they were.
+        """
+        self._refuse_training(training)
+        x = to_numeric(sequences, f"layer {self.name!r}")
+        self._check_input(x.shape)
+        masks = [] if mask is None else [to_mask(mask, x.shape[:2], f"layer {self.name!r}")]
+        states = [] if initial_state is None else self._check_states(initial_state, x.shape[0])
+        self._build_for(x)
+        return self._execute(x, masks, states)
+
+    def reset_state(self) -> None:
+        """Set a stateful layer's states to zeros."""
+        self.reset_states()
+
+
+class RNN(RecurrentLayer):
     """A cell run over time.
 
     Parameters
@@ -185,7 +239,7 @@ class RNN(Layer):
         A stateful layer's current states, each (batch, units).
     """
 
-    arguments = ("cell",)
+    arguments: ClassVar[tuple[str, ...]] = ("cell",)
     options = (
         "return_sequences",
         "return_state",
@@ -275,8 +329,9 @@ class RNN(Layer):
                 f"got an input of shape {tuple(shape)}"
             )
 
-    def _refuse_training(self, training: bool) -> None:
-        self.cell._refuse_training(training)
+    def _stateful_layers(self) -> Iterator["RNN"]:
+        if self.stateful:
+            yield self
 
     def lower(
         self, builder: plan.Builder, x: plan.Value, initial_state: list[plan.Value] | None = None
@@ -318,44 +373,6 @@ class RNN(Layer):
         )
         return [y, *final] if self.return_state else y
 
-    def __call__(  # type: ignore[override]  # the arguments' order and names are Keras's
-        self,
-        sequences: ArrayLike,
-        initial_state: StatesLike | None = None,
-        mask: ArrayLike | None = None,
-        training: bool = False,
-    ) -> Nested:
-        """Compute the layer.
-
-        Parameters
-        ----------
-        sequences : array-like, shape (batch, timesteps, features)
-        initial_state : list of array-like, or one array for a layer with one state, optional
-            Each (batch, units); zeros, or a stateful layer's own states, by default.
-        mask : array-like of bool, shape (batch, timesteps), optional
-            False where a step does not count.
-        training : bool
-            An error where the layer has dropout.
-
-        Returns
-        -------
-        ndarray or tuple of ndarray
-            The output, (batch, units) or with `return_sequences` (batch, timesteps, units); with `return_state`
-            followed by the states, each (batch, units).
-
-        Raises
-        ------
-        ValueError
-            If a shape does not fit; a stateful layer's states are then as they were.
-        """
-        self._refuse_training(training)
-        x = to_numeric(sequences, f"layer {self.name!r}")
-        self._check_input(x.shape)
-        masks = [] if mask is None else [to_mask(mask, x.shape[:2], f"layer {self.name!r}")]
-        states = [] if initial_state is None else self._check_states(initial_state, x.shape[0])
-        self._build_for(x)
-        return self._execute(x, masks, states)
-
     def _check_states(self, states: StatesLike, batch: int) -> list[np.ndarray]:
         return self.cell.check_states(states, batch, f"layer {self.name!r}")
 
@@ -380,7 +397,3 @@ class RNN(Layer):
             self.states = [state.copy() for state in self._check_states(states, batch)]
         elif self.states is not None:
             self.states = self.cell.get_initial_state(len(self.states[0]))
-
-    def reset_state(self) -> None:
-        """Set a stateful layer's states to zeros."""
-        self.reset_states()

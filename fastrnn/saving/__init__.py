@@ -8,16 +8,27 @@ version's configs into the one form of `spec` with the help of the tables in `er
 """
 
 import contextlib
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from fastrnn.saving import files, keras_objects
 from fastrnn.saving.building import build
 from fastrnn.saving.config import constructor_options, read_layer, read_model
 from fastrnn.saving.weights import assign_stored
 
+if TYPE_CHECKING:
+    from fastrnn.layers import Layer
+    from fastrnn.model import Model
+
 __all__ = ["from_keras", "load_model"]
 
 
-def load_model(path, weights=None, custom_objects=None):
+def load_model(
+    path: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> "Model":
     """Load a model that Keras saved.
 
     Nothing in a file is ever executed, imported or unpickled, and no other file is opened.
@@ -59,7 +70,7 @@ def load_model(path, weights=None, custom_objects=None):
     return model
 
 
-def from_keras(obj):
+def from_keras(obj: Any) -> "Layer":
     """Take over a model or a single built layer from Keras, with its weights and current states.
 
     Parameters
@@ -92,9 +103,9 @@ def from_keras(obj):
     return built
 
 
-def _options():
-    from fastrnn.layers import REGISTRY
+def _options() -> dict[str, frozenset[str]]:
+    from fastrnn.layers import LOADABLE
 
     # A model's input shape is read where it counts; the one of a layer inside may be stale.
     shapes = {"input_shape", "batch_input_shape"}
-    return {name: constructor_options(cls) - shapes for name, cls in REGISTRY.items()}
+    return {name: constructor_options(cls) - shapes for name, cls in LOADABLE.items()}

@@ -1,0 +1,272 @@
+"""Keras's wrappers: Bidirectional and TimeDistributed."""
+
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from fastrnn import plan
+from fastrnn._types import Config, Nested, Shape
+from fastrnn.errors import UnsupportedLayerError
+from fastrnn.layers.base import Layer, deserialize
+from fastrnn.layers.core import Activation, Dense, Dropout
+from fastrnn.layers.rnn import RNN, RecurrentLayer, StatesLike
+
+MERGE_MODES = ("sum", "mul", "concat", "ave", None)
+
+
+def _with_layers(config: Config, *keys: str) -> Config:
+    """Return `config` with the layers that it describes under `keys`."""
+    made = {key: deserialize(config[key]) for key in keys if isinstance(config.get(key), dict)}
+    return {**config, **made}
+
+
+class Bidirectional(RecurrentLayer):
+    """A recurrent layer over a sequence in both directions.
+
+    Parameters
+    ----------
+    layer : RNN
+        Goes forward: a new layer is made from its config.
+    merge_mode : {"sum", "mul", "concat", "ave", None}
+        How the two outputs become one; None returns both.
+    weights : list of ndarray, optional
+        Not supported; use `set_weights`.
+    backward_layer : RNN, optional
+        Goes backward; by default made from the config of `layer`.
+    **kwargs
+        `Layer`'s arguments.
+
+    Notes
+    -----
+    Weights: the forward layer's, then the backward layer's. As in Keras, masked steps give zeros where sequences are
+    returned.
+    """
+
+    arguments = ("merge_mode", "layer", "backward_layer")
+
+    def __init__(
+        self,
+        layer: RNN,
+        merge_mode: Literal["sum", "mul", "concat", "ave"] | None = "concat",
+        weights: None = None,
+        backward_layer: RNN | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for given in (layer, backward_layer):
+            if given is not None and not isinstance(given, RNN):
+                raise TypeError(f"layer {self.name!r}: expected a recurrent layer; got {given!r}")
+        if merge_mode not in MERGE_MODES:
+            raise ValueError(
+                f"layer {self.name!r}: expected a merge_mode of {MERGE_MODES}; got {merge_mode!r}"
+            )
+        if weights is not None:
+            raise UnsupportedLayerError(f"layer {self.name!r}: give weights by set_weights")
+        self.merge_mode = merge_mode
+        self.forward_layer = _renamed(layer, "forward_")
+        self.backward_layer = backward_layer or _renamed(layer, "backward_", go_backwards=True)
+        for option in ("stateful", "return_sequences", "return_state"):
+            ours, theirs = getattr(self.forward_layer, option), getattr(self.backward_layer, option)
+            if ours != theirs:
+                raise ValueError(
+                    f"layer {self.name!r}: expected the same {option} in both directions; got {ours} and {theirs}"
+                )
+        if self.forward_layer.go_backwards == self.backward_layer.go_backwards:
+            raise ValueError(f"layer {self.name!r}: expected one layer of the two to go backwards")
+        self.stateful, self.return_sequences = layer.stateful, layer.return_sequences
+        self.return_state = layer.return_state
+        for direction in self._directions:
+            direction.zero_output_for_mask = self.return_sequences
+            direction._users.append(self)
+
+    @property
+    def layer(self) -> RNN:
+        """RNN: the forward layer."""
+        return self.forward_layer
+
+    @property
+    def _directions(self) -> tuple[RNN, RNN]:
+        return self.forward_layer, self.backward_layer
+
+    @property
+    def states(self) -> list[np.ndarray] | None:
+        """list of ndarray or None: a stateful layer's states, the forward layer's and then the backward layer's."""
+        forward, backward = self.forward_layer.states, self.backward_layer.states
+        return None if forward is None or backward is None else forward + backward
+
+    def _children(self) -> list[tuple[str, Layer | list[Layer]]]:
+        return [("forward_layer", self.forward_layer), ("backward_layer", self.backward_layer)]
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        return cls(**_with_layers(config, "layer", "backward_layer"))
+
+    def build(self, input_shape: Shape) -> None:
+        for direction in self._directions:
+            if not direction.built:
+                direction.build(input_shape)
+        super().build(input_shape)
+
+    def compute_output_shape(self, input_shape: Shape) -> Nested:
+        shapes = [direction.compute_output_shape(input_shape) for direction in self._directions]
+        outputs = [shape[0] if self.return_state else shape for shape in shapes]
+        states = [state for shape in shapes for state in shape[1:]] if self.return_state else []
+        if self.merge_mode is not None:
+            width = (
+                outputs[0][-1] + outputs[1][-1] if self.merge_mode == "concat" else outputs[0][-1]
+            )
+            outputs = [(*outputs[0][:-1], width)]
+        return outputs[0] if len(outputs) == 1 and not states else (*outputs, *states)
+
+    def _check_input(self, shape: Shape) -> None:
+        for direction in self._directions:
+            direction._check_input(shape)
+
+    def _halves(self, states: StatesLike) -> tuple[list[Any], list[Any]]:
+        given = list(states) if isinstance(states, (list, tuple)) else [states]
+        if len(given) % 2:
+            raise ValueError(
+                f"layer {self.name!r}: expected an even number of states; got {len(given)}"
+            )
+        return given[: len(given) // 2], given[len(given) // 2 :]
+
+    def _check_states(self, states: StatesLike, batch: int) -> list[np.ndarray]:
+        checked = []
+        for direction, half in zip(self._directions, self._halves(states), strict=True):
+            checked += direction._check_states(half, batch)
+        return checked
+
+    def reset_states(self, states: StatesLike | None = None) -> None:
+        """Set a stateful layer's states.
+
+        Parameters
+        ----------
+        states : list of array-like, optional
+            The forward layer's, then the backward layer's; zeros by default.
+
+        Raises
+        ------
+        ValueError
+            If the layer is not stateful, or a shape does not fit; the states are then as they were.
+        """
+        halves = (None, None) if states is None else self._halves(states)
+        if states is not None and self.stateful:
+            self._check_states(
+                states, len(self.states[0] if self.states else np.asarray(halves[0][0]))
+            )
+        for direction, half in zip(self._directions, halves, strict=True):
+            direction.reset_states(half)
+
+    def lower(
+        self, builder: plan.Builder, x: plan.Value, initial_state: list[plan.Value] | None = None
+    ) -> plan.Value | list[plan.Value]:
+        halves = (None, None) if initial_state is None else self._halves(initial_state)
+        outputs, states = [], []
+        for direction, half in zip(self._directions, halves, strict=True):
+            lowered = direction.lower(builder, x, half)
+            output, *final = lowered if isinstance(lowered, list) else [lowered]
+            outputs.append(output)
+            states += final
+        forward, backward = outputs
+        if self.merge_mode is not None:
+            shape = self.compute_output_shape(x.shape)
+            y = builder.value(shape[0] if states else shape, forward.mask)
+            buffers = (forward.buffer, backward.buffer)
+            builder.add(
+                plan.Merge(
+                    buffers, (y.buffer,), self.compute_dtype, self.merge_mode, self.return_sequences
+                )
+            )
+            return [y, *states] if states else y
+        if self.return_sequences:
+            flipped = builder.value(backward.shape, backward.mask)
+            builder.add(
+                plan.Apply(
+                    (backward.buffer,), (flipped.buffer,), self.compute_dtype, _last_step_first
+                )
+            )
+            backward = flipped
+        return [forward, backward, *states]
+
+
+def _last_step_first(x: np.ndarray) -> np.ndarray:
+    return x[:, ::-1]
+
+
+def _renamed(layer: RNN, prefix: str, **changes: Any) -> RNN:
+    """A new layer from the config of `layer`, its name led by `prefix`."""
+    name = prefix + layer.name.removeprefix(prefix)
+    return type(layer).from_config({**layer.get_config(), **changes, "name": name})
+
+
+class TimeDistributed(Layer):
+    """A layer, or a model, applied to every timestep.
+
+    Parameters
+    ----------
+    layer : Layer
+    **kwargs
+        `Layer`'s arguments.
+
+    Notes
+    -----
+    Weights: the layer's.
+    """
+
+    arguments = ("layer",)
+    same_for_every_step = (Activation, Dense, Dropout)
+    """Layers that do to a whole sequence what they do to each step."""
+
+    def __init__(self, layer: Layer, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layer {self.name!r}: expected a layer; got {layer!r}")
+        self.layer = layer
+        layer._users.append(self)
+
+    def _children(self) -> list[tuple[str, Layer | list[Layer]]]:
+        return [("layer", self.layer)]
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        return cls(**_with_layers(config, "layer"))
+
+    def build(self, input_shape: Shape) -> None:
+        if not self.layer.built:
+            self.layer.build((input_shape[0], *input_shape[2:]))
+        super().build(input_shape)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        batch, *sizes = self.layer.compute_output_shape((input_shape[0], *input_shape[2:]))
+        return (batch, input_shape[1], *sizes)
+
+    def _check_input(self, shape: Shape) -> None:
+        if len(shape) < 3:
+            raise ValueError(
+                f"layer {self.name!r}: expected an input (batch, timesteps, ...) of at least 3 axes; "
+                f"got shape {tuple(shape)}"
+            )
+        self.layer._check_input((shape[0], *shape[2:]))
+
+    def lower(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
+        if isinstance(self.layer, self.same_for_every_step):
+            y = self.layer.lower(builder, x)
+            assert isinstance(y, plan.Value)
+            return y
+        inner = plan.Builder()
+        step = inner.value((None, *x.shape[2:]))
+        output = self.layer.lower(inner, step)
+        if isinstance(output, list) or inner.states:
+            raise UnsupportedLayerError(
+                f"layer {self.name!r}: a layer with states or several outputs cannot be applied to every step"
+            )
+        run = plan.Executable(inner, [step.buffer], [output.buffer])
+
+        def on_every_step(sequence: np.ndarray) -> np.ndarray:
+            steps = sequence.reshape(-1, *sequence.shape[2:])
+            (results,) = run([steps])
+            return results.reshape(*sequence.shape[:2], *results.shape[1:])
+
+        y = builder.value((*x.shape[:2], *output.shape[1:]), x.mask)
+        builder.add(plan.Apply((x.buffer,), (y.buffer,), self.compute_dtype, on_every_step))
+        return y

@@ -1,0 +1,148 @@
+"""Bidirectional and TimeDistributed against Keras."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as K
+
+import fastrnn
+from fastrnn import layers
+
+CELLS = ("SimpleRNN", "LSTM", "GRU")
+MODES = ("concat", "sum", "mul", "ave", None)
+
+
+def flat(outputs):
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def assert_equal(got, expected):
+    got, expected = flat(got), flat(expected)
+    assert len(got) == len(expected)
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, np.asarray(theirs), rtol=0, atol=1e-6)
+
+
+@pytest.fixture
+def x(rng):
+    return rng.normal(size=(4, 6, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def mask(rng):
+    # The first step counts in both directions, since Keras's backends differ where it does not.
+    mask = rng.random((4, 6)) > 0.4
+    mask[:, [0, -1]] = True
+    return mask
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("return_state", [False, True])
+@pytest.mark.parametrize("return_sequences", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_bidirectional(cell, mode, return_sequences, return_state, masked, x, mask):
+    inner = getattr(K, cell)(5, return_sequences=return_sequences, return_state=return_state)
+    theirs = K.Bidirectional(inner, merge_mode=mode)
+    expected = theirs(x, mask=mask if masked else None)
+    ours = fastrnn.from_keras(theirs)
+    assert_equal(ours(x, mask=mask if masked else None), expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_bidirectional_starts_from_states(cell, x, rng):
+    theirs = K.Bidirectional(getattr(K, cell)(5, return_state=True))
+    states = [rng.normal(size=(4, 5)).astype(np.float32) for _ in range(4 if cell == "LSTM" else 2)]
+    expected = theirs(x, initial_state=states)
+    ours = fastrnn.from_keras(theirs)
+    assert_equal(ours(x, initial_state=states), expected)
+    with pytest.raises(ValueError, match="expected"):
+        ours(x, initial_state=states[:-1])
+
+
+def test_a_backward_layer_of_ones_own(x):
+    backward = K.GRU(2, go_backwards=True, return_sequences=True)
+    theirs = K.Bidirectional(K.LSTM(5, return_sequences=True), backward_layer=backward)
+    expected = theirs(x)
+    assert_equal(fastrnn.from_keras(theirs)(x), expected)
+
+
+def test_stateful_bidirectional(x):
+    theirs = K.Bidirectional(K.LSTM(3, stateful=True))
+    theirs.build(x.shape)
+    ours = fastrnn.from_keras(theirs)
+    for _ in range(3):
+        assert_equal(ours(x), theirs(x))
+    assert_equal(ours.states, [*theirs.forward_layer.states, *theirs.backward_layer.states])
+    kept = [state.copy() for state in ours.states]
+    first = ours(x)
+    ours.reset_states(kept)
+    assert_equal(ours(x), first)
+    ours.reset_states()
+    assert not any(state.any() for state in ours.states)
+
+
+def test_bidirectional_refuses():
+    with pytest.raises(TypeError, match="recurrent"):
+        layers.Bidirectional(layers.Dense(2))
+    with pytest.raises(ValueError, match="merge_mode"):
+        layers.Bidirectional(layers.LSTM(2), merge_mode="max")
+    with pytest.raises(ValueError, match="go backwards"):
+        layers.Bidirectional(layers.LSTM(2), backward_layer=layers.LSTM(2))
+    with pytest.raises(ValueError, match="return_state"):
+        layers.Bidirectional(
+            layers.LSTM(2), backward_layer=layers.LSTM(2, go_backwards=True, return_state=True)
+        )
+
+
+def convolution_inside():
+    return K.TimeDistributed(keras.Sequential([keras.Input((5, 3)), K.LSTM(4), K.Dense(2, "relu")]))
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "shape"),
+    [
+        (lambda: K.TimeDistributed(K.Dense(4, "softmax")), (2, 5, 3)),
+        (lambda: K.TimeDistributed(K.Dense(4)), (2, 5, 6, 3)),
+        (lambda: K.TimeDistributed(K.Dropout(0.5)), (2, 5, 3)),
+        (lambda: K.TimeDistributed(K.LSTM(4)), (2, 7, 5, 3)),
+        (lambda: K.TimeDistributed(K.Bidirectional(K.GRU(4, return_sequences=True))), (2, 7, 5, 3)),
+        (convolution_inside, (3, 7, 5, 3)),
+    ],
+)
+def test_time_distributed(wrapped, shape, rng):
+    theirs = wrapped()
+    x = rng.normal(size=shape).astype(np.float32)
+    expected = theirs(x)
+    ours = fastrnn.from_keras(theirs)
+    assert_equal(ours(x), expected)
+    assert ours.compute_output_shape(shape) == expected.shape
+    assert ours(x[:0]).shape == (0, *expected.shape[1:])
+
+
+def test_time_distributed_refuses(rng):
+    with pytest.raises(ValueError, match="at least 3 axes"):
+        layers.TimeDistributed(layers.Dense(2))(np.ones((2, 3)))
+    with pytest.raises(fastrnn.UnsupportedLayerError, match="every step"):
+        layers.TimeDistributed(layers.LSTM(2, return_state=True))(np.ones((2, 3, 4, 5)))
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        K.Bidirectional(K.LSTM(3, name="one"), merge_mode="ave", name="both"),
+        K.TimeDistributed(K.Dense(2, name="inner"), name="outer"),
+    ],
+    ids=["Bidirectional", "TimeDistributed"],
+)
+def test_configs_are_those_of_keras(theirs):
+    config = theirs.get_config()
+    ours = getattr(layers, type(theirs).__name__).from_config(config)
+    again = ours.get_config()
+    assert {key: again[key] for key in config} | {"layer": 0, "backward_layer": 0} == {
+        **config,
+        "layer": 0,
+        "backward_layer": 0,
+    }
+    assert again["layer"]["config"]["name"] == config["layer"]["config"]["name"]
+    assert type(theirs).from_config(again).get_config()["name"] == ours.name
