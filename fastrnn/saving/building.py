@@ -1,14 +1,19 @@
 """Building the layers that a spec describes, ready to take weights."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.saving.spec import LayerSpec, ModelSpec
 
 if TYPE_CHECKING:
     from fastrnn.layers import Layer
+    from fastrnn.model import Model
 
 
+@overload
+def build(spec: ModelSpec) -> "Model": ...
+@overload
+def build(spec: LayerSpec) -> "Layer": ...
 def build(spec: LayerSpec | ModelSpec) -> "Layer":
     """Build a model or a layer; what its constructors refuse is an error of the file.
 

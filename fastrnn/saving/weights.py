@@ -7,14 +7,25 @@ is read.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from fastrnn.errors import ModelFormatError
 from fastrnn.saving.config import snake_case
-from fastrnn.saving.spec import ModelSpec
+from fastrnn.saving.hdf5 import Group, StoredArray
+from fastrnn.saving.spec import LayerSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from fastrnn.layers import Layer
+    from fastrnn.model import Model
+
+Shapes = list[tuple[int, ...]]
+Values = dict[tuple[int, str], np.ndarray]
+"""The arrays for weights, by the layer's id and the weight's name."""
 
 _NOT_TRAINABLE = {
     "BatchNormalization": {"moving_mean", "moving_variance"},
@@ -37,21 +48,21 @@ class Layout:
         From those arrays to the layer's weights.
     """
 
-    stored_shapes: Callable[[list], list]
-    convert: Callable[[list], list]
+    stored_shapes: Callable[[Shapes], Shapes]
+    convert: Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 _AS_IT_IS = Layout(stored_shapes=lambda shapes: shapes, convert=lambda arrays: arrays)
 
 
-def _by_gate(file_order, layer_order):
+def _by_gate(file_order: str, layer_order: str) -> Layout:
     """Keras 1: kernel, recurrent kernel and bias of each gate on their own."""
     gates = len(file_order)
 
-    def stored_shapes(shapes):
+    def stored_shapes(shapes: Shapes) -> Shapes:
         return [(*shape[:-1], shape[-1] // gates) for shape in shapes] * gates
 
-    def convert(arrays):
+    def convert(arrays: list[np.ndarray]) -> list[np.ndarray]:
         each = len(arrays) // gates
         per_gate = [arrays[each * file_order.index(gate) :][:each] for gate in layer_order]
         return [np.concatenate(parts, axis=-1) for parts in zip(*per_gate, strict=True)]
@@ -59,14 +70,14 @@ def _by_gate(file_order, layer_order):
     return Layout(stored_shapes, convert)
 
 
-def _cudnn(gates, merge_biases):
+def _cudnn(gates: int, merge_biases: Callable[[np.ndarray], np.ndarray]) -> Layout:
     """CuDNN's: kernels gate by gate in its own memory order, a bias for either kernel."""
 
-    def stored_shapes(shapes):
+    def stored_shapes(shapes: Shapes) -> Shapes:
         kernel, recurrent_kernel, *_ = shapes
         return [kernel, recurrent_kernel, (2 * kernel[-1],)]
 
-    def convert(arrays):
+    def convert(arrays: list[np.ndarray]) -> list[np.ndarray]:
         kernel, recurrent_kernel, bias = arrays
         kernels = [part.T.reshape(part.shape, order="F") for part in np.split(kernel, gates, 1)]
         recurrent = [part.T for part in np.split(recurrent_kernel, gates, 1)]
@@ -75,10 +86,10 @@ def _cudnn(gates, merge_biases):
     return Layout(stored_shapes, convert)
 
 
-def _keras1_conv1d():
+def _keras1_conv1d() -> Layout:
     """Keras 1 stored the kernel of a Convolution1D as that of a 2D one of width 1."""
 
-    def stored_shapes(shapes):
+    def stored_shapes(shapes: Shapes) -> Shapes:
         (length, *channels), *bias = shapes
         return [(length, 1, *channels), *bias]
 
@@ -117,22 +128,22 @@ class _Holder:
     trainable : bool
     """
 
-    layer: object
+    layer: "Layer"
     place: str
-    path: tuple
+    path: tuple[str, ...]
     trainable: bool
 
     @property
-    def class_name(self):
+    def class_name(self) -> str:
         return type(self.layer).__name__
 
-    def names(self, trainable=None):
+    def names(self, trainable: bool | None = None) -> list[str]:
         """Return the names of all weights, or of those that are (not) trainable."""
         fixed = _NOT_TRAINABLE.get(self.class_name, ())
         is_trainable = {name: self.trainable and name not in fixed for name in self.layer._weights}
         return [name for name in is_trainable if trainable in (None, is_trainable[name])]
 
-    def shapes(self, names):
+    def shapes(self, names: list[str]) -> Shapes:
         return [tuple(self.layer._weights[name].shape) for name in names]
 
 
@@ -142,12 +153,19 @@ class _Tree:
     Keras 2.12 and 2.13 listed the layers that have weights twice and counted both.
     """
 
-    def __init__(self, container="layers"):
+    def __init__(self, container: str = "layers") -> None:
         self.container = container
         self.count_twice = container != "layers"
-        self.first_path = {}
+        self.first_path: dict[int, tuple[str, ...]] = {}
 
-    def holders(self, layer, spec, place="", path=(), trainable=True):
+    def holders(
+        self,
+        layer: Any,
+        spec: Any,
+        place: str = "",
+        path: tuple[str, ...] = (),
+        trainable: bool = True,
+    ) -> Iterator[_Holder]:
         """Yield every `_Holder` in a layer or model, in the order of its ``weights``."""
         shared_id = getattr(spec, "shared_id", None)
         if shared_id is not None:
@@ -174,7 +192,9 @@ class _Tree:
             else:
                 yield from self.holders(child, specs, place, (*path, attribute), trainable)
 
-    def members(self, model, spec):
+    def members(
+        self, model: "Model", spec: ModelSpec
+    ) -> "Iterator[tuple[Layer, LayerSpec | ModelSpec, str]]":
         """Yield the layers of a model with their specs and keys; operations have no keys."""
         pairs = [
             (layer, layer_spec)
@@ -187,8 +207,8 @@ class _Tree:
             yield layer, layer_spec, key
 
 
-def _class_keys(stems, steps=None):
-    counts = Counter()
+def _class_keys(stems: list[str], steps: list[int] | None = None) -> list[str]:
+    counts: Counter[str] = Counter()
     keys = []
     for stem, step in zip(stems, steps or [1] * len(stems), strict=True):
         keys.append(f"{stem}_{counts[stem]}" if counts[stem] else stem)
@@ -202,16 +222,21 @@ def _class_keys(stems, steps=None):
 class ArrayInMemory:
     """An array with the interface of `fastrnn.saving.hdf5.StoredArray`."""
 
-    def __init__(self, array, place):
+    def __init__(self, array: ArrayLike, place: str) -> None:
         self._array = np.asarray(array)
         self.place = place
         self.shape = self._array.shape
 
-    def read(self, dtype):
+    def read(self, dtype: DTypeLike) -> np.ndarray:
         return self._array.astype(dtype)
 
 
-def assign_stored(model, spec, root):
+Arrays = Sequence[StoredArray | ArrayInMemory]
+Parts = list[tuple[_Holder, list[str]]]
+"""Which weights of which layers, in the order of the arrays for them."""
+
+
+def assign_stored(model: "Model", spec: ModelSpec, root: Group) -> None:
     """Fill a built model with the weights of an HDF5 file.
 
     Parameters
@@ -240,7 +265,12 @@ def assign_stored(model, spec, root):
     _set(model, spec, values)
 
 
-def assign_arrays(layer, spec, arrays, trainable_first):
+def assign_arrays(
+    layer: "Layer",
+    spec: LayerSpec | ModelSpec,
+    arrays: Sequence[ArrayLike],
+    trainable_first: bool,
+) -> None:
     """Fill a built layer or model with arrays in the order of a Keras object's ``weights``.
 
     Keras 2 lists trainable weights before the others, Keras 3 those of each layer together.
@@ -251,7 +281,7 @@ def assign_arrays(layer, spec, arrays, trainable_first):
     _set(layer, spec, _match(parts, stored, f"{type(layer).__name__} {layer.name!r}"))
 
 
-def _arrays_of_layer(group, name):
+def _arrays_of_layer(group: Group, name: str) -> list[StoredArray]:
     layer_group = group.group(name)
     if layer_group is None:
         raise ModelFormatError(f"{group.place} has no group for the layer {name!r}")
@@ -264,7 +294,9 @@ def _arrays_of_layer(group, name):
     return arrays
 
 
-def _find_by_order(model, spec, stored, group):
+def _find_by_order(
+    model: "Model", spec: ModelSpec, stored: list[tuple[str, list[StoredArray]]], group: Group
+) -> Values:
     """Pair the layers that have weights with the groups that have arrays, in order."""
     stored = [(name, arrays) for name, arrays in stored if arrays]
     expected = []
@@ -278,54 +310,54 @@ def _find_by_order(model, spec, stored, group):
             f"({_listing(name for name, _ in stored)}), the model has {len(expected)} with weights "
             f"({_listing(layer.name for layer, _ in expected)})"
         )
-    values = {}
+    values: Values = {}
     for (_, holders), (name, arrays) in zip(expected, stored, strict=True):
         values |= _match(_trainable_first(holders), arrays, f"{group.place} > {name}")
     return values
 
 
-def _find_by_path(model, spec, root):
+def _find_by_path(model: "Model", spec: ModelSpec, root: Group) -> Values:
     containers = ("layers", "_layer_checkpoint_dependencies")
     tops = {name.split("\\")[0] for name in root.names()}
     container = next((name for name in containers if name in tops), None)
     if container is None:
         raise ModelFormatError(f"{root.place} holds no weights of a Keras model")
-    values = {}
+    values: Values = {}
     for holder in _Tree(container).holders(model, spec):
         group = _group_at(root, holder.path)
         if group is None:
             raise ModelFormatError(
                 f"{root.place} has no {'/'.join(holder.path)}/vars for {holder.place}"
             )
-        stored = []
+        stored: list[StoredArray] = []
         while (array := group.array(str(len(stored)))) is not None:
             stored.append(array)
         values |= _match(_all_of([holder]), stored, group.place)
     return values
 
 
-def _group_at(root, path):
+def _group_at(root: Group, path: tuple[str, ...]) -> Group | None:
     """Return the group of a layer's own weights; Keras on Windows joined names by backslashes."""
     group = root.group("/".join((*path, "vars")))
     return group or root.group("\\".join(path) + "/vars")
 
 
-def _all_of(holders):
+def _all_of(holders: list[_Holder]) -> Parts:
     return [(holder, holder.names()) for holder in holders]
 
 
-def _trainable_first(holders):
+def _trainable_first(holders: list[_Holder]) -> Parts:
     trainable = [(holder, holder.names(True)) for holder in holders]
     fixed = [(holder, holder.names(False)) for holder in holders]
     return [(holder, names) for holder, names in trainable + fixed if names]
 
 
-def _match(parts, stored, place):
+def _match(parts: Parts, stored: Arrays, place: str) -> Values:
     """Read the stored arrays, in order, for the weights in `parts`.
 
     Returns a dict from (layer's id, weight's name) to array.
     """
-    values = {}
+    values: Values = {}
     for holder, names in parts:
         shapes = holder.shapes(names)
         layout, count = _layout_of(holder, shapes, stored, place)
@@ -343,7 +375,7 @@ def _match(parts, stored, place):
     return values
 
 
-def _layout_of(holder, shapes, stored, place):
+def _layout_of(holder: _Holder, shapes: Shapes, stored: Arrays, place: str) -> tuple[Layout, int]:
     """Return the layout that fits the next stored arrays, and of how many arrays it is."""
     found = [array.shape for array in stored]
     for layout in (_AS_IT_IS, *_LAYOUTS.get(holder.class_name, ())):
@@ -353,7 +385,7 @@ def _layout_of(holder, shapes, stored, place):
     raise _mismatch(holder, shapes, stored, place)
 
 
-def _mismatch(holder, shapes, stored, place):
+def _mismatch(holder: _Holder, shapes: Shapes, stored: Arrays, place: str) -> ModelFormatError:
     found = _listing(array.shape for array in stored[: len(shapes)])
     return ModelFormatError(
         f"{holder.place} takes arrays of the shapes {_listing(shapes)}; "
@@ -361,19 +393,19 @@ def _mismatch(holder, shapes, stored, place):
     )
 
 
-def _listing(items):
-    items = [str(item) for item in items]
-    return ", ".join(items if len(items) <= 8 else [*items[:8], "..."])
+def _listing(items: Iterable[object]) -> str:
+    texts = [str(item) for item in items]
+    return ", ".join(texts if len(texts) <= 8 else [*texts[:8], "..."])
 
 
-def _mirror_kernels(model, spec, values):
+def _mirror_kernels(model: "Model", spec: ModelSpec, values: Values) -> None:
     for holder in _Tree().holders(model, spec):
         for name in _FLIPPED_BY_THEANO.get(holder.class_name, ()):
             kernel = values[id(holder.layer), name]
             values[id(holder.layer), name] = np.flip(kernel, tuple(range(kernel.ndim - 2)))
 
 
-def _set(layer, spec, values):
+def _set(layer: Any, spec: LayerSpec | ModelSpec, values: Values) -> None:
     if isinstance(spec, ModelSpec):
         for part, part_spec in zip(layer.layers, spec.layers, strict=True):
             _set(part, part_spec, values)
