@@ -1,0 +1,114 @@
+"""What the layers over spatial axes, and the layers that read a mask, share."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastrnn import plan
+from fastrnn._types import Shape
+from fastrnn.layers.array import ArrayLayer
+
+
+def whole_numbers(value: Any, count: int, what: str, minimum: int = 1) -> tuple[int, ...]:
+    """Return `value`, one integer for all or `count` of them, as a tuple of `count` integers.
+
+    Raises
+    ------
+    ValueError
+        If it is something else, or one is below `minimum`.
+    """
+    numbers = [value] * count if isinstance(value, (int, np.integer)) else value
+    if (
+        not isinstance(numbers, Sequence)
+        or len(numbers) != count
+        or any(isinstance(n, bool) or not isinstance(n, (int, np.integer)) for n in numbers)
+        or any(n < minimum for n in numbers)
+    ):
+        raise ValueError(
+            f"{what}: expected an integer, or {count} of them, of at least {minimum}; got {value!r}"
+        )
+    return tuple(int(n) for n in numbers)
+
+
+def known_data_format(value: str | None, what: str) -> str:
+    """Return "channels_last" or "channels_first"; None is the former.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    if value is None:
+        return "channels_last"
+    if value not in ("channels_last", "channels_first"):
+        raise ValueError(
+            f"{what}: expected data_format 'channels_last' or 'channels_first'; got {value!r}"
+        )
+    return value
+
+
+class MaskReadingLayer(ArrayLayer):
+    """A layer whose `compute` takes the mask, after its input, where there is one."""
+
+    def lower(self, builder: plan.Builder, x: plan.Value | list[plan.Value]) -> plan.Value:
+        if isinstance(x, list) or x.mask is None:
+            return super().lower(builder, x)
+        y = builder.value(self.compute_output_shape(x.shape), self._mask_of([x], builder))
+        builder.add(plan.Apply((x.buffer, x.mask), (y.buffer,), self.compute_dtype, self.compute))
+        return y
+
+
+class SpatialLayer(ArrayLayer):
+    """A layer of (batch, *sizes, channels), or of (batch, channels, *sizes).
+
+    Parameters
+    ----------
+    data_format : str, optional
+        "channels_last" (the default) or "channels_first".
+    """
+
+    rank: ClassVar[int]
+    """How many sizes there are."""
+
+    limit: ClassVar[str] = ""
+    """Name of the argument that can be too large for an input, if one can."""
+
+    supports_masking = False
+
+    def __init__(self, data_format: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data_format = known_data_format(data_format, f"layer {self.name!r}")
+
+    def _whole_numbers(self, value: Any, argument: str) -> tuple[int, ...]:
+        """The value of an argument that is a number for every spatial axis."""
+        return whole_numbers(value, self.rank, f"layer {self.name!r}: {argument}")
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        first = 1 if self.data_format == "channels_last" else 2
+        return tuple(range(first, first + self.rank))
+
+    def _size_after(self, size: int, index: int) -> int:
+        """The size that the spatial axis of this index has in the output."""
+        raise NotImplementedError
+
+    def _check_input(self, shape: Shape) -> None:
+        if len(shape) != self.rank + 2:
+            raise ValueError(
+                f"layer {self.name!r}: expected an input of {self.rank + 2} axes; got shape {tuple(shape)}"
+            )
+        self.compute_output_shape(shape)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        shape = list(input_shape)
+        for index, axis in enumerate(self._axes):
+            size = shape[axis]
+            if size is not None:
+                size = shape[axis] = self._size_after(size, index)
+                if self.limit and size < 1:
+                    raise ValueError(
+                        f"layer {self.name!r}: expected an input large enough for "
+                        f"{self.limit}={getattr(self, self.limit)}; got shape {tuple(input_shape)}"
+                    )
+        return tuple(shape)
