@@ -1,0 +1,209 @@
+"""Keras's activations that are layers of their own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastrnn import activations, initializers
+from fastrnn._types import InitializerLike, Shape
+from fastrnn.layers.array import ArrayLayer
+from fastrnn.layers.common import MaskReadingLayer
+
+
+class _Slope(ArrayLayer):
+    def _not_negative(self, value: float | None, argument: str) -> float:
+        if value is None or value < 0:
+            raise ValueError(
+                f"layer {self.name!r}: {argument}: expected a number of at least 0; got {value!r}"
+            )
+        return value
+
+
+class ReLU(_Slope):
+    """x from `threshold` to `max_value`, negative_slope * (x - threshold) below.
+
+    Parameters
+    ----------
+    max_value : float, optional
+        The largest output.
+    negative_slope, threshold : float
+        At least 0.
+    """
+
+    arguments = ("max_value", "negative_slope", "threshold")
+
+    def __init__(
+        self,
+        max_value: float | None = None,
+        negative_slope: float = 0.0,
+        threshold: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.max_value = None if max_value is None else self._not_negative(max_value, "max_value")
+        self.negative_slope = self._not_negative(negative_slope, "negative_slope")
+        self.threshold = self._not_negative(threshold, "threshold")
+
+    def compute(self, *arrays: np.ndarray) -> np.ndarray:
+        (x,) = arrays
+        return activations.relu(x, self.negative_slope, self.max_value, self.threshold)
+
+
+class LeakyReLU(_Slope):
+    """x where positive, negative_slope * x elsewhere.
+
+    Parameters
+    ----------
+    negative_slope : float
+        At least 0; `alpha` is its old name.
+    """
+
+    arguments = ("negative_slope",)
+
+    def __init__(self, negative_slope: float = 0.3, **kwargs: Any) -> None:
+        negative_slope = kwargs.pop("alpha", negative_slope)
+        super().__init__(**kwargs)
+        self.negative_slope = self._not_negative(negative_slope, "negative_slope")
+
+    def compute(self, *arrays: np.ndarray) -> np.ndarray:
+        (x,) = arrays
+        return activations.leaky_relu(x, self.negative_slope)
+
+
+class PReLU(ArrayLayer):
+    """x where positive, alpha * x elsewhere.
+
+    Parameters
+    ----------
+    alpha_initializer : str, dict or callable
+    alpha_regularizer, alpha_constraint : optional
+        Kept for the config.
+    shared_axes : int or list of int, optional
+        The axes, from 1, along which alpha is the same.
+
+    Notes
+    -----
+    Weights: alpha, of the input's shape without the batch, 1 along the shared axes.
+    """
+
+    arguments = ("alpha_initializer", "alpha_regularizer", "alpha_constraint", "shared_axes")
+
+    def __init__(
+        self,
+        alpha_initializer: InitializerLike = "Zeros",
+        alpha_regularizer: Any = None,
+        alpha_constraint: Any = None,
+        shared_axes: int | Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.alpha_initializer = initializers.get(alpha_initializer)
+        self.alpha_regularizer, self.alpha_constraint = alpha_regularizer, alpha_constraint
+        self.shared_axes = [shared_axes] if isinstance(shared_axes, int) else shared_axes
+        if self.shared_axes is not None:
+            self.shared_axes = list(self.shared_axes)
+
+    @property
+    def alpha(self) -> np.ndarray:
+        """ndarray, of the input's shape without the batch, 1 along the shared axes."""
+        return self._weights["alpha"]
+
+    def build(self, input_shape: Shape) -> None:
+        shared = self.shared_axes or []
+        if any(not 1 <= axis < len(input_shape) for axis in shared):
+            raise ValueError(
+                f"layer {self.name!r}: shared_axes: expected axes from 1 to {len(input_shape) - 1}; got {shared}"
+            )
+        shape = tuple(1 if i in shared else size for i, size in enumerate(input_shape))[1:]
+        if None in shape:
+            raise ValueError(
+                f"layer {self.name!r}: expected an input of known sizes along the axes that are not shared; "
+                f"got shape {tuple(input_shape)}"
+            )
+        self.add_weight(shape, self.alpha_initializer, "alpha")
+        super().build(input_shape)
+
+    def _check_input(self, shape: Shape) -> None:
+        if not self.built:
+            return
+        expected = self.alpha.shape
+        if len(shape) != len(expected) + 1 or any(
+            size not in (None, known) and known != 1
+            for size, known in zip(shape[1:], expected, strict=True)
+        ):
+            raise ValueError(
+                f"layer {self.name!r}: expected an input that fits alpha's shape {expected}; got shape {tuple(shape)}"
+            )
+
+    def compute(self, *arrays: np.ndarray) -> np.ndarray:
+        (x,) = arrays
+        return np.where(x > 0, x, self.alpha * x)
+
+
+class ELU(ArrayLayer):
+    """x where positive, alpha * (exp(x) - 1) elsewhere.
+
+    Parameters
+    ----------
+    alpha : float
+    """
+
+    arguments = ("alpha",)
+
+    def __init__(self, alpha: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.alpha = alpha
+
+    def compute(self, *arrays: np.ndarray) -> np.ndarray:
+        (x,) = arrays
+        return activations.elu(x, self.alpha)
+
+
+class Softmax(MaskReadingLayer):
+    """exp(x) / sum(exp(x)).
+
+    Parameters
+    ----------
+    axis : int or list of int
+        What the sum is over.
+
+    Notes
+    -----
+    With a mask, the sum is over the numbers where it is True, and the others are 0. As in Keras, the mask's axes are
+    the input's last ones.
+    """
+
+    arguments = ("axis",)
+
+    def __init__(self, axis: int | Sequence[int] = -1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axis = axis
+
+    def _check_input(self, shape: Shape) -> None:
+        axes = [self.axis] if isinstance(self.axis, int) else self.axis
+        if any(not -len(shape) <= axis < len(shape) for axis in axes):
+            raise ValueError(
+                f"layer {self.name!r}: expected an input with the axes {self.axis}; got shape {tuple(shape)}"
+            )
+
+    def compute(self, *arrays: np.ndarray) -> np.ndarray:
+        x, *masks = arrays
+        axis = self.axis if isinstance(self.axis, int) else tuple(self.axis)
+        for mask in masks:
+            if not _broadcasts(mask.shape, x.shape):
+                raise ValueError(
+                    f"layer {self.name!r}: expected a mask that fits the last axes of its input {x.shape}; "
+                    f"got shape {mask.shape}"
+                )
+            x = np.where(mask, x, -1e9)
+        y = activations.softmax(x, axis)
+        for mask in masks:
+            y = np.where(mask, y, 0)
+        return y
+
+
+def _broadcasts(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return len(shape) <= len(other) and all(
+        size in (1, known) for size, known in zip(shape[::-1], other[::-1], strict=False)
+    )
