@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from fastrnn import plan
+from fastrnn._nested import flatten
 from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers.base import Layer, deserialize
@@ -122,7 +123,7 @@ class Bidirectional(RecurrentLayer):
         for direction in self._directions:
             direction._check_input(shape)
 
-    def _halves(self, states: StatesLike) -> tuple[list[Any], list[Any]]:
+    def _halves(self, states: Any) -> tuple[list[Any], list[Any]]:
         given = list(states) if isinstance(states, (list, tuple)) else [states]
         if len(given) % 2:
             raise ValueError(
@@ -150,10 +151,9 @@ class Bidirectional(RecurrentLayer):
             If the layer is not stateful, or a shape does not fit; the states are then as they were.
         """
         halves = (None, None) if states is None else self._halves(states)
+        current = self.states
         if states is not None and self.stateful:
-            self._check_states(
-                states, len(self.states[0] if self.states else np.asarray(halves[0][0]))
-            )
+            self._check_states(states, len(flatten(states if current is None else current)[0]))
         for direction, half in zip(self._directions, halves, strict=True):
             direction.reset_states(half)
 
