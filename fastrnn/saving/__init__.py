@@ -104,8 +104,8 @@ def from_keras(obj: Any) -> "Layer":
 
 
 def _options() -> dict[str, frozenset[str]]:
-    from fastrnn.layers import REGISTRY
+    from fastrnn.layers import LOADABLE
 
     # A model's input shape is read where it counts; the one of a layer inside may be stale.
     shapes = {"input_shape", "batch_input_shape"}
-    return {name: constructor_options(cls) - shapes for name, cls in REGISTRY.items()}
+    return {name: constructor_options(cls) - shapes for name, cls in LOADABLE.items()}
