@@ -1,0 +1,411 @@
+"""Keras's merging layers: several inputs, one output."""
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastrnn import plan
+from fastrnn._types import Nested, Shape
+from fastrnn.layers.array import ArrayLayer
+from fastrnn.layers.base import to_mask, to_numeric
+from fastrnn.layers.normalization import unit_vectors
+
+_SMALLEST_NORM = 1e-7
+
+Masks = Sequence[np.ndarray | None]
+
+
+class Merge(ArrayLayer):
+    """A layer of several inputs.
+
+    A subclass gives `compute`, or `merge`.
+    """
+
+    least_inputs: int = 1
+    most_inputs: int | None = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def __call__(  # type: ignore[override]
+        self,
+        inputs: Sequence[ArrayLike],
+        mask: Sequence[ArrayLike | None] | None = None,
+        training: bool = False,
+    ) -> np.ndarray:
+        """Compute the layer.
+
+        Parameters
+        ----------
+        inputs : list of array-like, each (batch, ...)
+        mask : list of array-like of bool, shape (batch, time), or None, optional
+            One for each input.
+        training : bool
+
+        Returns
+        -------
+        ndarray
+        """
+        self._refuse_training(training)
+        what = f"layer {self.name!r}"
+        if not isinstance(inputs, (list, tuple)):
+            raise ValueError(f"{what}: expected a list of inputs; got {type(inputs).__name__}")
+        arrays = [to_numeric(x, what) for x in inputs]
+        shapes = [array.shape for array in arrays]
+        self._check_input(shapes)
+        given = [None] * len(arrays) if mask is None else list(mask)
+        if len(given) != len(arrays):
+            raise ValueError(f"{what}: expected {len(arrays)} masks; got {len(given)}")
+        masks = [
+            None if one is None else to_mask(one, shape[:2], what)
+            for one, shape in zip(given, shapes, strict=True)
+        ]
+        if not self.built:
+            self.build(shapes)
+        return self._execute_merge(arrays, masks)
+
+    def _execute_merge(self, arrays: list[np.ndarray], masks: Masks) -> np.ndarray:
+        """Run the layer's plan for this form of call, made when the form is met first."""
+        form = (*(x.ndim for x in arrays), *(-(mask is not None) for mask in masks))
+        made = self._executables.get(form)
+        if made is None:
+            builder = plan.Builder()
+            buffers = [None if mask is None else builder.mask() for mask in masks]
+            values = [
+                builder.value((None,) * x.ndim, buffer)
+                for x, buffer in zip(arrays, buffers, strict=True)
+            ]
+            y = self.lower(builder, values)
+            inputs = [value.buffer for value in values]
+            inputs += [buffer for buffer in buffers if buffer is not None]
+            made = self._executables[form] = plan.Executable(builder, inputs, [y.buffer]), False
+        return made[0]([*arrays, *(mask for mask in masks if mask is not None)])[0]
+
+    # A list of shapes, where other layers have one.
+
+    def build(self, input_shape: Nested) -> None:
+        """Check the inputs' shapes, a list of tuple."""
+        self._check_input(input_shape)
+        super().build(input_shape)
+
+    def _check_input(self, shape: Nested) -> None:
+        several = isinstance(shape, (list, tuple)) and all(
+            isinstance(one, (list, tuple)) for one in shape
+        )
+        most = self.most_inputs
+        if not several or len(shape) < self.least_inputs or (most and len(shape) > most):
+            number = f"{most}" if most else f"at least {self.least_inputs}"
+            found = f"{len(shape)} of shapes {shape}" if several else f"one of shape {shape}"
+            raise ValueError(
+                f"layer {self.name!r}: expected a list of {number} inputs; got {found}"
+            )
+        self._check_shapes([tuple(one) for one in shape])
+
+    def _check_shapes(self, shapes: list[Shape]) -> None:
+        """Raise ValueError unless inputs of these shapes can be merged."""
+        batches = {shape[0] for shape in shapes if shape} - {None}
+        if len(batches) > 1:
+            raise ValueError(
+                f"layer {self.name!r}: expected inputs of one batch size; got the shapes {shapes}"
+            )
+        self._broadcast(shapes)
+
+    def compute_output_shape(self, input_shape: Nested) -> Shape:
+        """Return the output's shape, with the batch, for a list of the inputs'."""
+        shapes = [tuple(shape) for shape in input_shape]
+        batches = {shape[0] for shape in shapes} - {None}
+        return (batches.pop() if len(batches) == 1 else None, *self._broadcast(shapes))
+
+    def _broadcast(self, shapes: list[Shape]) -> Shape:
+        """The shape, without the batch, that the inputs have together."""
+        rank = max(len(shape) for shape in shapes) - 1
+        aligned = [(1,) * (rank + 1 - len(shape)) + shape[1:] for shape in shapes]
+        sizes: list[int | None] = []
+        for along_axis in zip(*aligned, strict=True):
+            larger = {size for size in along_axis if size != 1}
+            if len(larger - {None}) > 1:
+                raise ValueError(
+                    f"layer {self.name!r}: expected inputs that can be broadcast to one shape; "
+                    f"got the shapes {shapes}"
+                )
+            sizes.append(None if None in larger else larger.pop() if larger else 1)
+        return tuple(sizes)
+
+    # Values.
+
+    def compute(self, *arrays: np.ndarray) -> np.ndarray:
+        return self.merge(_of_one_rank(arrays), [None] * len(arrays))
+
+    def merge(self, arrays: list[np.ndarray], masks: Masks) -> np.ndarray:
+        """Return the output for inputs of one rank and the masks that broadcast to them, None for an input without."""
+        raise NotImplementedError
+
+    def _mask_of(self, values: Sequence[plan.Value], builder: plan.Builder) -> int | None:
+        """The buffer of the output's mask: where any input counts, if every input has a mask."""
+        masks = [value.mask for value in values]
+        return (
+            _any_of([mask for mask in masks if mask is not None], builder)
+            if None not in masks
+            else None
+        )
+
+
+def _of_one_rank(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The arrays with axes inserted after the batch so that all have as many."""
+    rank = max(array.ndim for array in arrays)
+    return [
+        array.reshape(*array.shape[:1], *(1,) * (rank - array.ndim), *array.shape[1:])
+        for array in arrays
+    ]
+
+
+def _any_of(masks: list[int], builder: plan.Builder) -> int:
+    """Write the step that says where any of the masks does; returns its buffer."""
+    different = tuple(dict.fromkeys(masks))
+    if len(different) == 1:
+        return different[0]
+    return _add_mask_step(builder, different, lambda *arrays: reduce(np.logical_or, arrays))
+
+
+def _add_mask_step(
+    builder: plan.Builder, sources: tuple[int, ...], function: Callable[..., np.ndarray]
+) -> int:
+    target = builder.mask()
+    builder.add(plan.Apply(sources, (target,), None, function, result=np.dtype(np.bool_)))
+    return target
+
+
+class _MaskedMerge(Merge):
+    """A layer whose values, too, depend on the masks of its inputs."""
+
+    def lower(self, builder: plan.Builder, x: plan.Value | list[plan.Value]) -> plan.Value:
+        values = x if isinstance(x, list) else [x]
+        rank = max(len(value.shape) for value in values)
+        # Keras loses the mask of an input that it reshapes to the others' rank.
+        masks = [value.mask if len(value.shape) == rank > 2 else None for value in values]
+        if not any(mask is not None for mask in masks):
+            return super().lower(builder, x)
+
+        def compute(*arrays: np.ndarray) -> np.ndarray:
+            given = iter(arrays[len(values) :])
+            spread = [
+                None
+                if mask is None
+                else next(given).reshape(arrays[i].shape[:2] + (1,) * (rank - 2))
+                for i, mask in enumerate(masks)
+            ]
+            return self.merge(_of_one_rank(arrays[: len(values)]), spread)
+
+        shape = self.compute_output_shape([value.shape for value in values])
+        y = builder.value(shape, self._mask_of(values, builder))
+        sources = [value.buffer for value in values]
+        sources += [mask for mask in masks if mask is not None]
+        builder.add(plan.Apply(tuple(sources), (y.buffer,), self.compute_dtype, compute))
+        return y
+
+
+class Add(Merge):
+    """The sum of the inputs, which are broadcast; those of fewer axes get them after the batch."""
+
+    def merge(self, arrays: list[np.ndarray], masks: Masks) -> np.ndarray:
+        return reduce(np.add, arrays)
+
+
+class Subtract(Merge):
+    """The first input less the second."""
+
+    least_inputs = most_inputs = 2
+
+    def merge(self, arrays: list[np.ndarray], masks: Masks) -> np.ndarray:
+        return arrays[0] - arrays[1]
+
+
+class Multiply(_MaskedMerge):
+    """The product of the inputs; masked timesteps count as 1, and are 0 where every input is masked."""
+
+    def merge(self, arrays: list[np.ndarray], masks: Masks) -> np.ndarray:
+        counted = [
+            x if mask is None else np.where(mask, x, x.dtype.type(1))
+            for x, mask in zip(arrays, masks, strict=True)
+        ]
+        product = reduce(np.multiply, counted)
+        known = [mask for mask in masks if mask is not None]
+        if len(known) < len(masks):
+            return product
+        return np.where(reduce(np.logical_or, known), product, product.dtype.type(0))
+
+
+class Average(Merge):
+    """The mean of the inputs."""
+
+    def merge(self, arrays: list[np.ndarray], masks: Masks) -> np.ndarray:
+        return reduce(np.add, arrays) / len(arrays)
+
+
+class _Extremum(_MaskedMerge):
+    """The larger or smaller number of the inputs whose timestep is not masked."""
+
+    def choose(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def merge(self, arrays: list[np.ndarray], masks: Masks) -> np.ndarray:
+        result, known = arrays[0], masks[0]
+        for x, mask in zip(arrays[1:], masks[1:], strict=True):
+            if mask is not None:
+                x = np.where(mask, x, result)
+            if known is not None:
+                result = np.where(known, result, x)
+            known = None if mask is None or known is None else known | mask
+            result = self.choose(result, x)
+        return result
+
+
+class Maximum(_Extremum):
+    """The largest of the inputs, number by number."""
+
+    def choose(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.maximum(a, b)
+
+
+class Minimum(_Extremum):
+    """The smallest of the inputs, number by number."""
+
+    def choose(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.minimum(a, b)
+
+
+class Concatenate(Merge):
+    """The inputs one after the other along an axis.
+
+    Parameters
+    ----------
+    axis : int
+        With the batch as 0.
+    """
+
+    arguments = ("axis",)
+
+    def __init__(self, axis: int = -1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axis = axis
+
+    def _check_shapes(self, shapes: list[Shape]) -> None:
+        rank = len(shapes[0])
+        fits = -rank <= self.axis < rank and all(len(shape) == rank for shape in shapes)
+        if fits:
+            others = [i for i in range(rank) if i != self.axis % rank]
+            fits = all(len({shape[i] for shape in shapes} - {None}) <= 1 for i in others)
+        if not fits:
+            raise ValueError(
+                f"layer {self.name!r}: expected inputs of one shape but for axis {self.axis}; got the shapes {shapes}"
+            )
+
+    def compute_output_shape(self, input_shape: Nested) -> Shape:
+        self._check_shapes([tuple(shape) for shape in input_shape])
+        sizes = [shape[self.axis] for shape in input_shape]
+        shape = list(input_shape[0])
+        shape[self.axis] = None if None in sizes else sum(sizes)
+        return tuple(shape)
+
+    def compute(self, *arrays: np.ndarray) -> np.ndarray:
+        return np.concatenate(arrays, self.axis)
+
+    def _mask_of(self, values: Sequence[plan.Value], builder: plan.Builder) -> int | None:
+        """As in Keras an input without a mask counts everywhere, so along the features the output does, too."""
+        masks = [value.mask for value in values]
+        rank = len(values[0].shape)
+        axis = self.axis % rank
+        if rank < 3 or all(mask is None for mask in masks):
+            return None
+        if axis > 1:
+            return super()._mask_of(values, builder)
+        sources = tuple(value.buffer if value.mask is None else value.mask for value in values)
+        masked = [mask is not None for mask in masks]
+
+        def concatenate(*arrays: np.ndarray) -> np.ndarray:
+            parts = [
+                array if is_mask else np.ones(array.shape[:2], np.bool_)
+                for array, is_mask in zip(arrays, masked, strict=True)
+            ]
+            return np.concatenate(parts, axis)
+
+        return _add_mask_step(builder, sources, concatenate)
+
+
+class Dot(Merge):
+    """The products of the vectors of two inputs along an axis of each, sample by sample.
+
+    Parameters
+    ----------
+    axes : int or (int, int)
+        Of the first and the second input, with the batch as 0, which is not one of them.
+    normalize : bool
+        Divide the vectors by their norms first.
+
+    Notes
+    -----
+    The output has the first input's axes without that one, then the second's without batch and that one, or
+    (batch, 1) for two inputs (batch, features).
+    """
+
+    arguments = ("axes", "normalize")
+    least_inputs = most_inputs = 2
+
+    def __init__(self, axes: int | Sequence[int], normalize: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        each = list(axes) if isinstance(axes, (list, tuple)) else [axes, axes]
+        if len(each) != 2 or not all(isinstance(axis, int) for axis in each):
+            raise ValueError(
+                f"layer {self.name!r}: expected axes as an int or two int; got {axes!r}"
+            )
+        self.axes, self.normalize = axes, normalize
+
+    def _axes_in(self, shapes: Sequence[Shape]) -> list[int]:
+        """The axis of either input, counted from the front."""
+        axes = [self.axes] * 2 if isinstance(self.axes, int) else self.axes
+        return [
+            axis + len(shape) if axis < 0 else axis
+            for axis, shape in zip(axes, shapes, strict=True)
+        ]
+
+    def _check_shapes(self, shapes: list[Shape]) -> None:
+        axes = self._axes_in(shapes)
+        fits = all(0 < axis < len(shape) for axis, shape in zip(axes, shapes, strict=True))
+        if fits:
+            pairs = [(shapes[0][0], shapes[1][0]), (shapes[0][axes[0]], shapes[1][axes[1]])]
+            fits = all(None in pair or pair[0] == pair[1] for pair in pairs)
+        if not fits:
+            raise ValueError(
+                f"layer {self.name!r}: expected two inputs of one batch size and of one size along axes "
+                f"{self.axes!r}, which are not the batch's; got the shapes {shapes}"
+            )
+
+    def compute_output_shape(self, input_shape: Nested) -> Shape:
+        shapes = [tuple(shape) for shape in input_shape]
+        self._check_shapes(shapes)
+        first, second = (
+            shape[:axis] + shape[axis + 1 :]
+            for shape, axis in zip(shapes, self._axes_in(shapes), strict=True)
+        )
+        shape = first + second[1:]
+        return shape if len(shape) > 1 else (*shape, 1)
+
+    def compute(self, *arrays: np.ndarray) -> np.ndarray:
+        axes = self._axes_in([x.shape for x in arrays])
+        if self.normalize:
+            arrays = tuple(
+                unit_vectors(x, axis, _SMALLEST_NORM) for x, axis in zip(arrays, axes, strict=True)
+            )
+        first, second = (np.moveaxis(x, axis, -1) for x, axis in zip(arrays, axes, strict=True))
+        batch, features = first.shape[0], first.shape[-1]
+        rows = first.reshape(batch, int(np.prod(first.shape[1:-1])), features)
+        columns = second.reshape(batch, int(np.prod(second.shape[1:-1])), features)
+        products = rows @ columns.transpose(0, 2, 1)
+        shape = self.compute_output_shape([x.shape for x in arrays])
+        return products.reshape(shape)
+
+    def _mask_of(self, values: Sequence[plan.Value], builder: plan.Builder) -> int | None:
+        return None
