@@ -367,8 +367,8 @@ class Model(Layer):
 
     @property
     def states(self) -> list[np.ndarray]:
-        """list of ndarray: the stateful layers' states, layer after layer."""
-        return [state for layer in self._stateful_layers() for state in layer.states]
+        """list of ndarray: the stateful layers' states, layer after layer; none before the model is built."""
+        return [state for layer in self._stateful_layers() for state in layer.states or ()]
 
     def reset_states(self, states: Nested = None) -> None:
         """Set the stateful layers' states.
@@ -395,7 +395,7 @@ class Model(Layer):
         rest = iter(given)
         shares = [[next(rest) for _ in range(layer.cell.n_states)] for layer in stateful]
         for layer, share in zip(stateful, shares, strict=True):
-            layer._check_states(share, len(layer.states[0]))
+            layer._check_states(share, len((layer.states or share)[0]))
         for layer, share in zip(stateful, shares, strict=True):
             layer.reset_states(share)
 
@@ -627,6 +627,7 @@ class Functional(Model):
         def value_of(leaf: Any) -> Any:
             return values[leaf] if isinstance(leaf, TensorRef) else leaf
 
+        outputs: Value | list[Value]
         for name, index, node in self._calls:
             layer = self._by_name[name]
             args, kwargs = map_structure(value_of, node.args), map_structure(value_of, node.kwargs)
@@ -709,8 +710,8 @@ def model_from_spec(spec: ModelSpec) -> Model:
     if spec.kind == "functional":
         return Functional(layers, spec.nodes, spec.inputs, spec.outputs, name=spec.name)
     shape = spec.batch_input_shape
-    if shape is None and spec.layers and getattr(spec.layers[0], "build_shape", None):
-        shape = spec.layers[0].build_shape
+    if shape is None and spec.layers and isinstance(spec.layers[0], LayerSpec):
+        shape = spec.layers[0].build_shape or None
     first = (
         []
         if shape is None

@@ -637,6 +637,17 @@ def test_states_are_reset_set_and_kept_apart(rng):
         same_states(model, before)
 
 
+def test_states_before_the_first_call(rng):
+    model = fastrnn.Sequential([layers.LSTM(4, stateful=True), layers.GRU(3, stateful=True)])
+    assert model.states == []
+    given = [rng.normal(size=(2, units)) for units in (4, 4, 3)]
+    with pytest.raises(ValueError, match="expected"):
+        model.reset_states(given[::-1])
+    assert model.states == []
+    model.reset_states(given)
+    np.testing.assert_array_equal(np.hstack(model.states), np.hstack(given).astype(F32))
+
+
 def test_returned_states_are_not_the_layers_own(rng):
     x = rng.normal(size=(2, 5, 3)).astype(F32)
     model = keras.Sequential([keras.Input((5, 3), batch_size=2), keras.layers.GRU(4)])
