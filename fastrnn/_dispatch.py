@@ -30,6 +30,7 @@ class Core(Protocol):
     Recurrent: "type[_core.Recurrent]"
     Dense: "type[_core.Dense]"
     Activate: "type[_core.Activate]"
+    Merge: "type[_core.Merge]"
     Program: "type[_core.Program]"
 
     def set_num_threads(self, n: int) -> None: ...
@@ -75,7 +76,7 @@ MOST_THREADS = 1024
 _loaded: dict[int, Core] = {}
 
 
-def core(dtype: DTypeLike) -> Core:
+def core(dtype: DTypeLike | None) -> Core:
     """Return the core's build for `dtype`, float32 or float64."""
     bits = 8 * np.dtype(dtype).itemsize
     if bits not in _loaded:

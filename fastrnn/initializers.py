@@ -429,7 +429,7 @@ def get(identifier: Any) -> InitializerFunction | None:
     if isinstance(identifier, (np.ndarray, np.generic)):
         return _from_values(identifier)
     if inspect.isclass(identifier):
-        return identifier()
+        identifier = identifier()
     if callable(identifier):
         return identifier
     raise ValueError(

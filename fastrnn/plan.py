@@ -355,7 +355,7 @@ class _Segment:
     program: "_core.Program"
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    dtype: np.dtype
+    dtype: np.dtype | None
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         results = self.program.run(tuple(arrays))

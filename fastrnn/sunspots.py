@@ -106,7 +106,7 @@ def train_and_test(record: Record) -> tuple[Part, Part]:
     return train, test
 
 
-def load_model() -> fastrnn.Sequential:
+def load_model() -> fastrnn.Model:
     """Load the trained model that ships with the package."""
     with resources.as_file(_DATA / "sunspots.keras") as path:
         return fastrnn.load_model(path)

@@ -346,7 +346,7 @@ class Layer:
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    def compute_output_shape(self, input_shape: Shape) -> Nested:
+    def compute_output_shape(self, input_shape: Nested) -> Nested:
         """Return the output's shape, with the batch, for an input's."""
         return tuple(input_shape)
 

@@ -88,7 +88,7 @@ def _reduction(function: Callable[..., Any]) -> Callable[..., np.ndarray]:
     return reduce
 
 
-_ELEMENTWISE = {
+_ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "Abs": np.abs,
     "Absolute": np.abs,
     "Add": np.add,
@@ -118,7 +118,7 @@ _ELEMENTWISE = {
     "Tanh": np.tanh,
     "TrueDivide": np.true_divide,
 }
-_REDUCTIONS = {
+_REDUCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Max": (np.max, {"initial": None}),
     "Mean": (np.mean, {}),
     "Min": (np.min, {"initial": None}),
