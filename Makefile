@@ -29,6 +29,7 @@ lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	PATH="$(BIN):$$PATH" cython-lint fastrnn
+	$(BIN)/mypy
 
 format: $(VENV)/lint.stamp
 	$(BIN)/ruff check --fix
@@ -37,7 +38,7 @@ format: $(VENV)/lint.stamp
 build: $(VENV)/build.stamp
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info sunspots.png .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info sunspots.png .mypy_cache .pytest_cache .ruff_cache
 	find fastrnn tests benchmarks examples -name __pycache__ -prune -exec rm -r {} +
 	find fastrnn -name '*.so' -delete
 
