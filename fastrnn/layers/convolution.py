@@ -172,10 +172,10 @@ class _Convolution(ArrayLayer):
 
     def _sizes(self, value: Sizes, argument: str) -> tuple[int, ...]:
         what = f"layer {self.name!r}: {argument}"
-        values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * self.rank
+        values = tuple(value) if isinstance(value, Sequence) else (value,) * self.rank
         if len(values) != self.rank:
             raise ValueError(f"{what}: expected an integer or {self.rank} of them; got {value!r}")
-        return tuple(positive_integer(one, what) for one in values)  # type: ignore[arg-type]
+        return tuple(positive_integer(one, what) for one in values)
 
     def _one_of(self, value: str, known: Sequence[str], argument: str) -> str:
         name = value.lower() if isinstance(value, str) else value
@@ -577,8 +577,11 @@ class _ConvTranspose(_FullConvolution):
         self._refuse_strides_of_dilated()
         self.output_padding: tuple[int, ...] | None = None
         if output_padding is not None:
-            several = isinstance(output_padding, (list, tuple))
-            each = tuple(output_padding) if several else (output_padding,) * self.rank  # type: ignore[arg-type]
+            each = (
+                tuple(output_padding)
+                if isinstance(output_padding, Sequence)
+                else (output_padding,) * self.rank
+            )
             if len(each) != self.rank or not all(
                 isinstance(more, int) and 0 <= more < stride
                 for more, stride in zip(each, self.strides, strict=True)
