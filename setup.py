@@ -49,7 +49,11 @@ def extension(level: str, flags: list[str], bits: int) -> Extension:
     stub.parent.mkdir(parents=True, exist_ok=True)
     if not stub.exists() or stub.read_text() != text:
         stub.write_text(text)
-    werror = ["-Wall", "-Werror", "-Wno-unused-function"] if os.environ.get("FASTRNN_WERROR") == "1" else []
+    werror = (
+        ["-Wall", "-Werror", "-Wno-unused-function"]
+        if os.environ.get("FASTRNN_WERROR") == "1"
+        else []
+    )
     return Extension(
         f"fastrnn.{name}",
         [str(stub)],
@@ -67,4 +71,7 @@ def extension(level: str, flags: list[str], bits: int) -> Extension:
 extensions = [
     extension(level, flags, bits) for level, flags in levels().items() for bits in (32, 64)
 ]
-setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES))
+setup(
+    ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES),
+    options={"build_ext": {"parallel": True}},
+)

@@ -13,6 +13,7 @@ from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers import LOADABLE, InputLayer
 from fastrnn.layers.base import Layer, deserialize, serialize, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
+from fastrnn.layers.merging import Merge
 from fastrnn.layers.operations import Operation
 from fastrnn.plan import Builder, Executable, Value
 from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
@@ -651,18 +652,23 @@ def call_layer(
     The mask that `x` carries counts only where x is the call's one tensor, as in Keras: not in a decoder that is given
     an initial state.
     """
-    if isinstance(x, list) and len(x) == 1:
-        (x,) = x
-    values = flatten(x)
+    if isinstance(layer, Merge):
+        shapes: Nested = [value.shape for value in flatten(x)]
+    else:
+        values = flatten(x)
+        if len(values) > 1 and not isinstance(layer, Model):
+            raise ValueError(f"layer {layer.name!r}: expected one input; got {len(values)}")
+        x = values[0] if len(values) == 1 else x
+        shapes = values[0].shape
     if mask is not None:
         builder.masks.add(mask.buffer)
     if mask is not None or tensors:
         x = replace(x, mask=None if mask is None else mask.buffer)
     if "initial_state" in tensors:
         tensors["initial_state"] = flatten(tensors["initial_state"])
-    layer._check_input(values[0].shape)
+    layer._check_input(shapes)
     if not layer.built:
-        layer.build(values[0].shape)
+        layer.build(shapes)
     outputs = layer.lower(builder, x, **tensors)
     if layer.supports_masking or isinstance(outputs, list):
         return outputs

@@ -41,7 +41,7 @@ def batches(rng, shapes):
 def test_arguments_are_those_of_keras(name):
     def arguments(module):
         parameters = inspect.signature(getattr(module, name)).parameters.values()
-        return [(p.name, p.default) for p in parameters if p.kind is not p.VAR_KEYWORD]
+        return [(p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
 
     assert arguments(merging) == arguments(keras.layers)
 
@@ -158,3 +158,22 @@ def test_what_is_no_list_of_inputs_is_refused():
     for axes in ("1", (1, 2, 3), [1.5, 1]):
         with pytest.raises(ValueError, match="axes"):
             merging.Dot(axes)
+
+
+def test_masks_of_keras_2_are_joined_where_all_count(rng):
+    """As Keras 2's _Merge.compute_mask and Concatenate.compute_mask did; its files mean that."""
+    x = rng.normal(size=(2, 3, 5, 4)).astype(np.float32)
+    masks = rng.random((2, 3, 5)) > 0.3
+    for layer in (
+        merging.Concatenate(keras_2_masks=True),
+        merging.Multiply(keras_2_masks=True),
+        merging.Add(keras_2_masks=True),
+    ):
+        builder = plan.Builder()
+        values = [builder.value((None, 5, 4), builder.mask()) for _ in x]
+        y = layer.lower(builder, values)
+        inputs = [value.buffer for value in values] + [value.mask for value in values]
+        run = plan.Executable(builder, inputs, [y.buffer, y.mask])
+        output, mask = run([*x, *masks])
+        np.testing.assert_array_equal(mask, masks[0] & masks[1])
+        np.testing.assert_array_equal(output, layer(list(x)))

@@ -225,7 +225,10 @@ def test_keras_1_recurrent_layer():
             ("Embedding", {"input_dim": 7, "output_dim": 3}),
         ),
         (("Dropout", {"p": 0.5}), ("Dropout", {"rate": 0.5})),
-        (("Merge", {"mode": "concat", "concat_axis": 2}), ("Concatenate", {"axis": 2})),
+        (
+            ("Merge", {"mode": "concat", "concat_axis": 2}),
+            ("Concatenate", {"axis": 2, "keras_2_masks": True}),
+        ),
         (
             ("Merge", {"mode": "cos", "dot_axes": [1, 1]}),
             ("Dot", {"axes": [1, 1], "normalize": True}),

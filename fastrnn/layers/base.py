@@ -234,7 +234,7 @@ class Layer:
         make: InitializerFunction = (
             initializers.get(initializer) if _initializing.get() else np.zeros
         )
-        values = np.ascontiguousarray(make(shape, dtype=self.compute_dtype.name))
+        values = np.asarray(make(shape, dtype=self.compute_dtype.name), order="C")
         values.flags.writeable = False
         self._weights[name] = values
         return values

@@ -22,13 +22,22 @@ class Merge(ArrayLayer):
     """A layer of several inputs.
 
     A subclass gives `compute`, or `merge`.
+
+    Parameters
+    ----------
+    keras_2_masks : bool
+        Join the inputs' masks as Keras 2 did, for its files: a step counts where it counts in all inputs, and masks
+        change no values.
+    **kwargs
+        `Layer`'s arguments.
     """
 
     least_inputs: int = 1
     most_inputs: int | None = None
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, keras_2_masks: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.keras_2_masks = keras_2_masks
 
     def __call__(  # type: ignore[override]
         self,
@@ -144,13 +153,15 @@ class Merge(ArrayLayer):
         raise NotImplementedError
 
     def _mask_of(self, values: Sequence[plan.Value], builder: plan.Builder) -> int | None:
-        """The buffer of the output's mask: where any input counts, if every input has a mask."""
-        masks = [value.mask for value in values]
-        return (
-            _any_of([mask for mask in masks if mask is not None], builder)
-            if None not in masks
-            else None
-        )
+        """The buffer of the output's mask: where any input counts, if every input has a mask (Keras 3)."""
+        masks = [value.mask for value in values if value.mask is not None]
+        if not masks or (len(masks) < len(values) and not self.keras_2_masks):
+            return None
+        different = tuple(dict.fromkeys(masks))
+        join = np.logical_and if self.keras_2_masks else np.logical_or
+        if len(different) == 1:
+            return different[0]
+        return _add_mask_step(builder, different, lambda *arrays: reduce(join, arrays))
 
 
 def _of_one_rank(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -160,14 +171,6 @@ def _of_one_rank(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         array.reshape(*array.shape[:1], *(1,) * (rank - array.ndim), *array.shape[1:])
         for array in arrays
     ]
-
-
-def _any_of(masks: list[int], builder: plan.Builder) -> int:
-    """Write the step that says where any of the masks does; returns its buffer."""
-    different = tuple(dict.fromkeys(masks))
-    if len(different) == 1:
-        return different[0]
-    return _add_mask_step(builder, different, lambda *arrays: reduce(np.logical_or, arrays))
 
 
 def _add_mask_step(
@@ -186,7 +189,7 @@ class _MaskedMerge(Merge):
         rank = max(len(value.shape) for value in values)
         # Keras loses the mask of an input that it reshapes to the others' rank.
         masks = [value.mask if len(value.shape) == rank > 2 else None for value in values]
-        if not any(mask is not None for mask in masks):
+        if self.keras_2_masks or all(mask is None for mask in masks):
             return super().lower(builder, x)
 
         def compute(*arrays: np.ndarray) -> np.ndarray:

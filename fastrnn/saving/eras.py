@@ -105,6 +105,15 @@ def _single_axis(config: Config) -> tuple[str, Config]:
 
 _GATED = ("LSTM", "GRU", "LSTMCell", "GRUCell", "ConvLSTM2D", "ConvLSTM2DCell")
 _CUDNN = {"activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True}
+_MERGING = (
+    "Add",
+    "Subtract",
+    "Multiply",
+    "Average",
+    "Maximum",
+    "Minimum",
+    "Concatenate",
+)
 _OLD_HARD_SIGMOID = {"hard_sigmoid": "hard_sigmoid_keras2"}
 
 KERAS_1 = Era(
@@ -177,6 +186,7 @@ KERAS_2 = Era(
         "GRUCell": {"reset_after": False},
         "CuDNNLSTM": _CUDNN,
         "CuDNNGRU": {**_CUDNN, "reset_after": True},
+        **{name: {"keras_2_masks": True} for name in _MERGING},
     },
     classes={
         "Model": "Functional",
