@@ -230,7 +230,16 @@ class Layer:
         -------
         ndarray
             Read-only, of the layer's dtype.
+
+        Raises
+        ------
+        ValueError
+            If a size is not known.
         """
+        if None in shape:
+            raise ValueError(
+                f"layer {self.name!r}: expected an input with a known number of features; {name} would be {shape}"
+            )
         make: InitializerFunction = (
             initializers.get(initializer) if _initializing.get() else np.zeros
         )
