@@ -238,7 +238,7 @@ def write_readme(table: str, versions: dict[str, str], command: str) -> None:
     preface = (
         f"Median (minimum) of a call in microseconds, float32, measured by `{command}` on "
         f"{facts['cpu']} ({facts['cpus']} CPUs), Python {facts['python']}; "
-        f"{'; '.join(versions.values())}."
+        f"{'; '.join(dict.fromkeys(versions.values()))}."
     )
     middle = f"{README_START}\n{preface}\n\n{table}\n"
     README.write_text(text[:start] + middle + text[end:])
