@@ -1,7 +1,7 @@
 # The recurrent cells: what one step does with the sums that the products leave.
 #
 # To add a cell: give it a name in `CellKind` and CELLS, say in `prepare_cell` how many gates each of its phases has,
-# write its `..._lanes` for one vector of units, and call that in `finish_tile`. The loop over time, masks, directions
+# write its `..._lanes` for one vector of units, and call that in `finish_lanes`. The loop over time, masks, directions
 # and the products are the same for all cells (recurrence.pxi).
 #
 # A phase is one product of the whole layer: z = x @ kernel + h @ recurrent_kernel. A GRU with reset_after=False has

@@ -4,7 +4,7 @@
 # side, stored depth-major, so that one pass over the depth reads one contiguous stream and ends with everything that
 # those units need. `tile` multiplies up to TILE_ROWS rows by one panel with all sums held in registers.
 
-from scipy.linalg.cython_blas cimport dgemm, sgemm
+from scipy.linalg.cython_blas cimport dgemm
 
 cdef struct Panels:
     int gates            # columns a unit has
@@ -163,14 +163,10 @@ cdef inline int rows_of_tile(Py_ssize_t rows, Py_ssize_t first) noexcept nogil:
 cdef inline void gemm(
     int rows, int columns, int depth, real* a, int a_stride, real* b, int b_stride, real* out, int out_stride,
 ) noexcept nogil:
-    """out += a @ b, row-major: to BLAS, which is column-major, the same bytes are the transposes."""
-    cdef real one = 1
-    if REAL_BITS == 64:
-        dgemm(b"N", b"N", &columns, &rows, &depth, <double*>&one, <double*>b, &b_stride, <double*>a, &a_stride,
-              <double*>&one, <double*>out, &out_stride)
-    else:
-        sgemm(b"N", b"N", &columns, &rows, &depth, <float*>&one, <float*>b, &b_stride, <float*>a, &a_stride,
-              <float*>&one, <float*>out, &out_stride)
+    """out += a @ b in float64, row-major: to BLAS, which is column-major, the same bytes are the transposes."""
+    cdef double one = 1
+    dgemm(b"N", b"N", &columns, &rows, &depth, &one, <double*>b, &b_stride, <double*>a, &a_stride,
+          &one, <double*>out, &out_stride)
 
 
 cdef void blas_multiply(
