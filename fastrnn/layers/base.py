@@ -26,8 +26,8 @@ _COMPUTE_DTYPES: dict[str, np.dtype] = {
 
 
 def snake_case(class_name: str) -> str:
-    """Return Keras's default name for a layer of this class: "SimpleRNN" gives "simple_rnn"."""
-    partly = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", class_name)
+    """Return a class name as Keras writes it in names: "ConvLSTM2D" gives "conv_lstm2d"."""
+    partly = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", partly).lower()
 
 

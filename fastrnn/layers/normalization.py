@@ -553,12 +553,9 @@ class Normalization(_AlongAxes):
     def build(self, input_shape: Shape) -> None:
         sizes = self._sizes(input_shape)
         if self.input_mean is None:
-            # These may have no axes, which add_weight does not know.
-            self._weights["mean"] = np.zeros(sizes, self.compute_dtype)
-            self._weights["variance"] = np.ones(sizes, self.compute_dtype)
-            self._weights["count"] = np.zeros((), self.compute_dtype)
-            for weight in self._weights.values():
-                weight.flags.writeable = False
+            self.add_weight(sizes, "zeros", "mean")
+            self.add_weight(sizes, "ones", "variance")
+            self.add_weight((), "zeros", "count")
         else:
             np.broadcast_to(self.input_mean, sizes)
         super().build(input_shape)

@@ -16,6 +16,7 @@ import numpy as np
 from fastrnn import activations, initializers
 from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
+from fastrnn.layers.base import snake_case
 from fastrnn.saving.eras import ANYTHING, ERAS, IGNORED
 from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
 
@@ -558,12 +559,6 @@ class _Reader:
 
 
 # Values
-
-
-def snake_case(class_name: str) -> str:
-    """Return a class name as Keras writes it in names: ``ConvLSTM2D`` is ``conv_lstm2d``."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def _where(path: Path) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastrnn.errors import ModelFormatError
-from fastrnn.saving.config import snake_case
+from fastrnn.layers.base import snake_case
 from fastrnn.saving.hdf5 import Group, StoredArray
 from fastrnn.saving.spec import LayerSpec, ModelSpec
 
