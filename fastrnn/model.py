@@ -13,8 +13,6 @@ from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers import LOADABLE, InputLayer
 from fastrnn.layers.base import Layer, deserialize, serialize, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
-from fastrnn.layers.merging import Merge
-from fastrnn.layers.operations import Operation
 from fastrnn.plan import Builder, Executable, Value
 from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
 
@@ -524,7 +522,7 @@ class Sequential(Model):
                 raise ValueError(
                     f"layer {layer.name!r} of {self.name!r}: expected one input; got {len(value)} outputs"
                 )
-            value = call_layer(layer, builder, value)
+            value = layer.lower_call(builder, [value], {})
             if shapes is not None:
                 shapes[layer] = map_structure(lambda output: output.shape, value)
         return value
@@ -555,6 +553,8 @@ class Functional(Model):
     inputs, outputs : nested lists, tuples and dicts of TensorRef
     name : str, optional
     """
+
+    takes_several = True
 
     def __init__(
         self,
@@ -628,51 +628,15 @@ class Functional(Model):
         def value_of(leaf: Any) -> Any:
             return values[leaf] if isinstance(leaf, TensorRef) else leaf
 
-        outputs: Value | list[Value]
         for name, index, node in self._calls:
             layer = self._by_name[name]
             args, kwargs = map_structure(value_of, node.args), map_structure(value_of, node.kwargs)
-            if isinstance(layer, Operation):
-                outputs = layer.lower_call(builder, args, kwargs)
-            else:
-                (x,) = args
-                outputs = call_layer(layer, builder, x, **kwargs)
-            for number, output in enumerate(outputs if isinstance(outputs, list) else [outputs]):
+            outputs = layer.lower_call(builder, args, kwargs)
+            for number, output in enumerate(flatten(outputs)):
                 values[TensorRef(name, index, number)] = output
             if shapes is not None:
                 shapes.setdefault(layer, map_structure(lambda output: output.shape, outputs))
         return map_structure(value_of, self._outputs)
-
-
-def call_layer(
-    layer: Layer, builder: Builder, x: Nested, mask: Value | None = None, **tensors: Nested
-) -> Value | list[Value]:
-    """Write a layer's steps as a model calls it: build it, give it a mask; returns its output values.
-
-    The mask that `x` carries counts only where x is the call's one tensor, as in Keras: not in a decoder that is given
-    an initial state.
-    """
-    if isinstance(layer, Merge):
-        shapes: Nested = [value.shape for value in flatten(x)]
-    else:
-        values = flatten(x)
-        if len(values) > 1 and not isinstance(layer, Model):
-            raise ValueError(f"layer {layer.name!r}: expected one input; got {len(values)}")
-        x = values[0] if len(values) == 1 else x
-        shapes = values[0].shape
-    if mask is not None:
-        builder.masks.add(mask.buffer)
-    if mask is not None or tensors:
-        x = replace(x, mask=None if mask is None else mask.buffer)
-    if "initial_state" in tensors:
-        tensors["initial_state"] = flatten(tensors["initial_state"])
-    layer._check_input(shapes)
-    if not layer.built:
-        layer.build(shapes)
-    outputs = layer.lower(builder, x, **tensors)
-    if layer.supports_masking or isinstance(outputs, list):
-        return outputs
-    return replace(outputs, mask=None)
 
 
 def layer_from_spec(spec: LayerSpec) -> Layer:

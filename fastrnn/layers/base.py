@@ -4,13 +4,15 @@ import collections
 import contextlib
 import contextvars
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastrnn import activations, initializers
+from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Config, InitializerFunction, InitializerLike, Nested, Shape
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.plan import Builder, Executable, Value
@@ -163,6 +165,12 @@ class Layer:
     supports_masking = True
     """Whether the layer passes on the mask that its input carries."""
 
+    takes_several: ClassVar[bool] = False
+    """Whether the first argument of a call is a list of tensors; its shape is a list of shapes then."""
+
+    call_arguments: ClassVar[tuple[str, ...]] = ("inputs", "mask", "training")
+    """Names of the arguments of a call, in Keras's order."""
+
     def __init__(
         self,
         *,
@@ -194,7 +202,7 @@ class Layer:
         )
         self.built = False
         self._weights: dict[str, np.ndarray] = {}
-        self._executables: dict[tuple[int, ...], tuple[Executable, Nested]] = {}
+        self._executables: dict[Hashable, tuple[Executable, Nested]] = {}
         self._users: list[Layer] = []
 
     # -- weights ----------------------------------------------------------------------------------------------------
@@ -359,21 +367,90 @@ class Layer:
         """Return the output's shape, with the batch, for an input's."""
         return tuple(input_shape)
 
-    def lower(self, builder: Builder, x: Value) -> Value | list[Value]:
+    def lower(self, builder: Builder, x: Value) -> Nested:
         """Write the layer's steps.
 
         Parameters
         ----------
         builder : fastrnn.plan.Builder
-        x : fastrnn.plan.Value
+        x : fastrnn.plan.Value, or a list of them where the layer takes several tensors
             The input, and the mask it carries.
+        **arguments : optional
+            The call's other arguments but masks and `training`: Values and constants, nested as in the call.
 
         Returns
         -------
         Value or list of Value
-            The output, or the output and the states.
+            The output, or the outputs; a list among them holds the states of one cell of several.
         """
         raise NotImplementedError
+
+    def lower_call(
+        self, builder: Builder, args: Sequence[Nested], kwargs: dict[str, Nested]
+    ) -> Nested:
+        """Write the steps of a call: give each tensor its mask, build the layer, lower it.
+
+        Parameters
+        ----------
+        builder : fastrnn.plan.Builder
+        args : sequence
+            The positional arguments of the call, Values and constants in any nesting.
+        kwargs : dict
+            The keyword arguments.
+
+        Returns
+        -------
+        Value or list of Value
+            As from `lower`.
+
+        Notes
+        -----
+        The mask that a tensor carries counts where the tensors come in one argument of the call, or where the call
+        has an argument for just that mask, as in Keras: not in a decoder that is given an initial state.
+        """
+        if len(args) > len(self.call_arguments):
+            raise ValueError(
+                f"layer {self.name!r}: expected at most {len(self.call_arguments)} arguments; got {len(args)}"
+            )
+        given = {**dict(zip(self.call_arguments, args, strict=False)), **kwargs}
+        given = {name: value for name, value in given.items() if value is not None}
+        self._refuse_training(bool(given.pop("training", False)))
+        first = self.call_arguments[0]
+        masks = {name: given.pop(f"{name}_mask") for name in [*given] if f"{name}_mask" in given}
+        if "mask" in given:
+            masks[first] = given.pop("mask")
+        tensors = [name for name, value in given.items() if _holds_values(value)]
+        for name in tensors:
+            if name in masks or (len(tensors) > 1 and f"{name}_mask" not in self.call_arguments):
+                given[name] = self._with_masks(builder, given[name], masks.get(name))
+        x = given.pop(first)
+        if not self.takes_several:
+            (x, *others) = flatten(x)
+            if others:
+                raise ValueError(f"layer {self.name!r}: expected one input; got {len(others) + 1}")
+        shapes = map_structure(lambda value: value.shape, x)
+        self._check_input(shapes)
+        if not self.built:
+            self.build(shapes)
+        outputs = self.lower(builder, x, **given)
+        if self.supports_masking:
+            return outputs
+        return map_structure(lambda value: replace(value, mask=None), outputs)
+
+    def _with_masks(self, builder: Builder, tensors: Nested, masks: Nested) -> Nested:
+        """The Values of `tensors` carrying the Values of `masks`, one for each; None is no mask, for one or for all."""
+        values = flatten(tensors)
+        carried = [None] * len(values) if masks is None else flatten(masks)
+        if len(carried) != len(values):
+            raise ValueError(
+                f"layer {self.name!r}: expected {len(values)} masks; got {len(carried)}"
+            )
+        buffers = [None if mask is None else mask.buffer for mask in carried]
+        builder.masks.update(buffer for buffer in buffers if buffer is not None)
+        masked = iter(
+            [replace(value, mask=mask) for value, mask in zip(values, buffers, strict=True)]
+        )
+        return map_structure(lambda _: next(masked), tensors)
 
     def _check_input(self, shape: Shape) -> None:
         """Raise ValueError unless an input of this shape, with the batch, fits; None is an unknown size."""
@@ -388,15 +465,13 @@ class Layer:
         for child in self._flat_children():
             yield from child._stateful_layers()
 
-    def __call__(
-        self, inputs: ArrayLike, mask: ArrayLike | None = None, training: bool = False
-    ) -> np.ndarray:
+    def __call__(self, inputs: Nested, mask: Nested = None, training: bool = False) -> Nested:
         """Compute the layer.
 
         Parameters
         ----------
-        inputs : array-like, shape (batch, ...)
-        mask : array-like of bool, shape (batch, time), optional
+        inputs : array-like, shape (batch, ...), or a list of them for a layer of several inputs
+        mask : array-like of bool, shape (batch, time), or a list with one or None for each input, optional
         training : bool
             An error where the layer would do something else in training.
 
@@ -405,40 +480,87 @@ class Layer:
         ndarray
         """
         self._refuse_training(training)
-        x = to_numeric(inputs, f"layer {self.name!r}")
-        self._check_input(x.shape)
-        masks = [] if mask is None else [to_mask(mask, x.shape[:2], f"layer {self.name!r}")]
-        self._build_for(x)
-        return self._execute(x, masks, [])
-
-    def _build_for(self, x: np.ndarray) -> None:
-        if not self.built:
-            self.build(x.shape)
-
-    def _execute(self, x: np.ndarray, masks: list[np.ndarray], states: list[np.ndarray]) -> Nested:
-        """Run the layer's plan for this form of call, made when the form is met first."""
-        form = (x.ndim, len(masks), len(states))
-        executable = self._executables.get(form)
-        if executable is None:
-            builder = Builder()
-            batch = x.shape[0] if getattr(self, "stateful", False) else None
-            mask = builder.mask() if masks else None
-            value = builder.value(
-                (batch, *[None] * (x.ndim - 2), *x.shape[-1:][: x.ndim - 1]), mask
-            )
-            initial = [builder.value((None, state.shape[1])) for state in states]
-            lowered = self.lower(builder, value, *([initial] if initial else []))
-            outputs = lowered if isinstance(lowered, list) else [lowered]
-            inputs = [
-                value.buffer,
-                *([] if mask is None else [mask]),
-                *(state.buffer for state in initial),
+        what = f"layer {self.name!r}"
+        x: Nested
+        masks: Nested
+        if not self.takes_several:
+            x = to_numeric(inputs, what)
+            masks = None if mask is None else to_mask(mask, x.shape[:2], what)
+        else:
+            if not isinstance(inputs, (list, tuple)):
+                raise ValueError(f"{what}: expected a list of inputs; got {type(inputs).__name__}")
+            x = [to_numeric(array, what) for array in inputs]
+            given = [None] * len(x) if mask is None else list(mask)
+            if len(given) != len(x):
+                raise ValueError(f"{what}: expected {len(x)} masks; got {len(given)}")
+            masks = [
+                None if one is None else to_mask(one, array.shape[:2], what)
+                for one, array in zip(given, x, strict=True)
             ]
-            executable = (
-                Executable(builder, inputs, [output.buffer for output in outputs]),
-                isinstance(lowered, list),
+        self._check_input(map_structure(np.shape, x))
+        self._build_for(x)
+        return self._execute(x, masks)
+
+    def _build_for(self, x: Nested) -> None:
+        if not self.built:
+            self.build(map_structure(np.shape, x))
+
+    def _execute(self, x: Nested, mask: Nested = None, **arguments: Nested) -> Nested:
+        """Run the layer's plan for this form of call, made when the form is met first.
+
+        Parameters
+        ----------
+        x : ndarray or list of ndarray
+        mask : ndarray, or list of ndarray and None, optional
+        **arguments : optional
+            The call's other arguments: arrays and constants in any nesting.
+
+        Returns
+        -------
+        ndarray or tuple of ndarray
+        """
+        given = {self.call_arguments[0]: x, "mask": mask, **arguments}
+        form = _form(given)
+        made = self._executables.get(form)
+        if made is None:
+            builder = Builder()
+            values = map_structure(
+                lambda leaf: self._value_for(builder, leaf) if _is_array(leaf) else leaf, given
             )
-            self._executables[form] = executable
-        run, several = executable
-        results = run([x, *masks, *states])
-        return tuple(results) if several else results[0]
+            outputs = self.lower_call(builder, [], values)
+            inputs = [leaf.buffer for leaf in flatten(values) if isinstance(leaf, Value)]
+            made = (
+                Executable(builder, inputs, [value.buffer for value in flatten(outputs)]),
+                map_structure(lambda _: None, outputs),
+            )
+            self._executables[form] = made
+        run, structure = made
+        results = run([leaf for leaf in flatten(given) if _is_array(leaf)])
+        if structure is None:
+            return results[0]
+        rest = iter(results)
+        return tuple(map_structure(lambda _: next(rest), structure))
+
+    def _value_for(self, builder: Builder, array: np.ndarray) -> Value:
+        """A new value for an array whose last size stays in later calls, as a stateful layer's batch does."""
+        batch = array.shape[0] if getattr(self, "stateful", False) else None
+        return builder.value((batch, *[None] * (array.ndim - 2), *array.shape[1:][-1:]))
+
+
+def _is_array(leaf: object) -> bool:
+    return isinstance(leaf, np.ndarray)
+
+
+def _holds_values(structure: Nested) -> bool:
+    return any(isinstance(leaf, Value) for leaf in flatten(structure))
+
+
+def _form(structure: Nested) -> Hashable:
+    """What calls have in common that one plan can serve: structure, numbers of axes and constants."""
+    if isinstance(structure, np.ndarray):
+        return structure.ndim
+    if isinstance(structure, dict):
+        return tuple((key, _form(value)) for key, value in structure.items())
+    if isinstance(structure, (list, tuple)):
+        return tuple(_form(value) for value in structure)
+    return "constant", structure

@@ -5,12 +5,10 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from fastrnn import plan
 from fastrnn._types import Nested, Shape
 from fastrnn.layers.array import ArrayLayer
-from fastrnn.layers.base import to_mask, to_numeric
 from fastrnn.layers.normalization import unit_vectors
 
 _SMALLEST_NORM = 1e-7
@@ -32,66 +30,13 @@ class Merge(ArrayLayer):
         `Layer`'s arguments.
     """
 
+    takes_several = True
     least_inputs: int = 1
     most_inputs: int | None = None
 
     def __init__(self, *, keras_2_masks: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.keras_2_masks = keras_2_masks
-
-    def __call__(  # type: ignore[override]
-        self,
-        inputs: Sequence[ArrayLike],
-        mask: Sequence[ArrayLike | None] | None = None,
-        training: bool = False,
-    ) -> np.ndarray:
-        """Compute the layer.
-
-        Parameters
-        ----------
-        inputs : list of array-like, each (batch, ...)
-        mask : list of array-like of bool, shape (batch, time), or None, optional
-            One for each input.
-        training : bool
-
-        Returns
-        -------
-        ndarray
-        """
-        self._refuse_training(training)
-        what = f"layer {self.name!r}"
-        if not isinstance(inputs, (list, tuple)):
-            raise ValueError(f"{what}: expected a list of inputs; got {type(inputs).__name__}")
-        arrays = [to_numeric(x, what) for x in inputs]
-        shapes = [array.shape for array in arrays]
-        self._check_input(shapes)
-        given = [None] * len(arrays) if mask is None else list(mask)
-        if len(given) != len(arrays):
-            raise ValueError(f"{what}: expected {len(arrays)} masks; got {len(given)}")
-        masks = [
-            None if one is None else to_mask(one, shape[:2], what)
-            for one, shape in zip(given, shapes, strict=True)
-        ]
-        if not self.built:
-            self.build(shapes)
-        return self._execute_merge(arrays, masks)
-
-    def _execute_merge(self, arrays: list[np.ndarray], masks: Masks) -> np.ndarray:
-        """Run the layer's plan for this form of call, made when the form is met first."""
-        form = (*(x.ndim for x in arrays), *(-(mask is not None) for mask in masks))
-        made = self._executables.get(form)
-        if made is None:
-            builder = plan.Builder()
-            buffers = [None if mask is None else builder.mask() for mask in masks]
-            values = [
-                builder.value((None,) * x.ndim, buffer)
-                for x, buffer in zip(arrays, buffers, strict=True)
-            ]
-            y = self.lower(builder, values)
-            inputs = [value.buffer for value in values]
-            inputs += [buffer for buffer in buffers if buffer is not None]
-            made = self._executables[form] = plan.Executable(builder, inputs, [y.buffer]), False
-        return made[0]([*arrays, *(mask for mask in masks if mask is not None)])[0]
 
     # A list of shapes, where other layers have one.
 

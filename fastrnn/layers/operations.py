@@ -5,7 +5,7 @@ which hold tensors and constants, and of the operation's own options.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,7 +27,9 @@ class Operation(Layer):
         self.options = {**self.defaults, **options}
         self.built = True
 
-    def lower_call(self, builder: plan.Builder, args: Nested, kwargs: Nested) -> plan.Value:
+    def lower_call(
+        self, builder: plan.Builder, args: Sequence[Nested], kwargs: dict[str, Nested]
+    ) -> plan.Value:
         """Write the step of one call, whose arguments hold values and constants."""
         values = [leaf for leaf in flatten([args, kwargs]) if isinstance(leaf, plan.Value)]
 

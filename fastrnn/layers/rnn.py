@@ -161,6 +161,8 @@ class RecurrentCell(Layer):
 class RecurrentLayer(Layer):
     """The base of `RNN` and `Bidirectional`: calls with a mask and states, states that stay."""
 
+    call_arguments = ("sequences", "initial_state", "mask", "training")
+
     def _check_states(self, states: StatesLike, batch: int) -> list[np.ndarray]:
         """Return states as a flat list of arrays; ValueError if their number or a shape is another one."""
         raise NotImplementedError
@@ -202,10 +204,10 @@ class RecurrentLayer(Layer):
         self._refuse_training(training)
         x = to_numeric(sequences, f"layer {self.name!r}")
         self._check_input(x.shape)
-        masks = [] if mask is None else [to_mask(mask, x.shape[:2], f"layer {self.name!r}")]
-        states = [] if initial_state is None else self._check_states(initial_state, x.shape[0])
+        steps = None if mask is None else to_mask(mask, x.shape[:2], f"layer {self.name!r}")
+        states = None if initial_state is None else self._check_states(initial_state, x.shape[0])
         self._build_for(x)
-        return self._execute(x, masks, states)
+        return self._execute(x, steps, initial_state=states)
 
     def reset_state(self) -> None:
         """Set a stateful layer's states to zeros."""
