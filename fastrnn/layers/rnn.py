@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastrnn import activations, initializers, plan, reference
+from fastrnn._nested import flatten
 from fastrnn._types import ActivationFunction, Config, InitializerFunction, Nested, Shape
 from fastrnn.layers.base import Layer, deserialize, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
@@ -336,15 +337,15 @@ class RNN(RecurrentLayer):
             yield self
 
     def lower(
-        self, builder: plan.Builder, x: plan.Value, initial_state: list[plan.Value] | None = None
+        self, builder: plan.Builder, x: plan.Value, initial_state: Nested = None
     ) -> plan.Value | list[plan.Value]:
         self._check_input(x.shape)
         cell, kernel = self.cell.recurrence()
         batch, steps, _ = x.shape
         state_shape = (batch, self.cell.units)
-        read, initial = builder.states.get(self, ([], initial_state or []))
+        read, initial = builder.states.get(self, ([], []))
         if initial_state is not None:
-            initial = initial_state
+            initial = flatten(initial_state)
         elif self.stateful and self not in builder.states:
             initial = [builder.value(state_shape) for _ in range(self.cell.n_states)]
             read = [value.buffer for value in initial]

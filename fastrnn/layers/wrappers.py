@@ -158,7 +158,7 @@ class Bidirectional(RecurrentLayer):
             direction.reset_states(half)
 
     def lower(
-        self, builder: plan.Builder, x: plan.Value, initial_state: list[plan.Value] | None = None
+        self, builder: plan.Builder, x: plan.Value, initial_state: Nested = None
     ) -> plan.Value | list[plan.Value]:
         halves = (None, None) if initial_state is None else self._halves(initial_state)
         outputs, states = [], []
