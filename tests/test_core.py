@@ -489,6 +489,38 @@ def test_threads_and_tiles_change_rounding_only(batch, core, rng):
         np.testing.assert_allclose(whole, np.concatenate(pieces), rtol=0, atol=rounding(core))
 
 
+def directions(core, rng, units, count=2):
+    """Return layers over the input that do not depend on each other, each followed by a Dense, and their outputs."""
+    first, second = [], []
+    for number in range(count):
+        options = {"return_sequences": True, "go_backwards": bool(number % 2)}
+        weights = weights_of(["lstm", "gru"][number % 2], 3, units, rng)
+        kind = ["lstm", "gru"][number % 2]
+        y, z = 1 + 2 * number, 2 + 2 * number
+        first.append(recurrent(core, kind, weights, x=0, y=y, **options))
+        second.append(dense(core, dense_weights(units, 4, rng), x=y, y=z))
+    steps = [step for pair in zip(first, second, strict=True) for step in pair]
+    return steps, [number for step in steps for number in step.targets]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 90])
+@pytest.mark.parametrize(("count", "units"), [(2, 3), (2, 64), (3, 64), (9, 40)])
+def test_steps_side_by_side_change_no_bit(count, units, batch, core, rng):
+    steps, outputs = directions(core, rng, units, count)
+    program = core.Program(2 * count + 1, steps, [0], outputs)
+    x = rng.normal(size=(batch, 40, 3)).astype(core.DTYPE)
+    serial = program.run(x)
+    for step, y, z in zip(steps[::2], serial[::2], serial[1::2], strict=True):
+        alone = core.Program(2 * count + 1, [step], [0], step.targets).run(x)
+        np.testing.assert_array_equal(y, alone)
+        assert not np.array_equal(y[..., :3], z[..., :3])
+    if batch < 90:  # tiles of the batch change rounding
+        for threads in (2, 3, 16) if batch == 1 else (2,):
+            core.set_num_threads(threads)
+            for a, b in zip(program.run(x), serial, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
 @functools.cache
 def wide(kind, features, batch):
     return Case(kind, features, 70, batch, 60, "holes", return_sequences=True)

@@ -1,7 +1,8 @@
 # A program: the compiled steps of a plan, run on tiles of the batch.
 #
 # Buffers are numbered. A tile of rows goes through all steps before the next tile starts, so what passes between
-# layers stays in cache, memory does not grow with the batch, and threads share tiles and nothing else.
+# layers stays in cache, memory does not grow with the batch, and threads share tiles and nothing else. Where there is
+# one tile only, threads take steps that do not depend on each other instead: the two directions of a Bidirectional.
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cython.parallel cimport prange, threadid
@@ -367,10 +368,12 @@ cdef struct Call:
     const Shape* shapes
     char** outside       # first rows of the buffers that come from or go to the caller, NULL for the others
     size_t* inside       # where the others start in a thread's part of the arena
-    char** data          # (threads, buffers)
-    char* arena          # (threads, part)
+    char** data          # (parts, buffers)
+    char* arena          # (parts, part)
     size_t part
-    size_t scratch       # where the steps' workspace starts in a part
+    char* workspaces     # (threads, workspace), for the steps
+    size_t workspace
+    int n_threads
 
 
 cdef struct Input:
@@ -380,6 +383,30 @@ cdef struct Input:
     Py_ssize_t dims[MAX_DIMS]  # without the batch; -1 for any
 
 
+cdef tuple by_level(object steps):
+    """Order steps so that those which do not depend on each other are neighbours.
+
+    Returns
+    -------
+    list of Step
+    list of int
+        Where each level of them starts, and the number of steps.
+    """
+    depth = {}
+    levels = []
+    for step in steps:
+        level = max([depth.get(source, 0) for source in step.sources], default=0)
+        depth.update(dict.fromkeys(step.targets, level + 1))
+        if level == len(levels):
+            levels.append([])
+        levels[level].append(step)
+    ordered, starts = [], [0]
+    for level in levels:
+        ordered += level
+        starts.append(len(ordered))
+    return ordered, starts
+
+
 cdef class Program:
     """Steps over numbered buffers, compiled; immutable, and safe to run from many threads at once.
 
@@ -387,7 +414,7 @@ cdef class Program:
     ----------
     n_buffers : int
     steps : sequence of Step
-        In an order in which each reads only inputs and what came before it.
+        In an order in which each reads only inputs and what came before it; no buffer is written twice.
     inputs, outputs : sequence of int
         Buffers that `run` takes and gives, in that order.
     masks : collection of int
@@ -396,9 +423,12 @@ cdef class Program:
     cdef int n_buffers
     cdef int n_steps
     cdef int n_inputs
+    cdef int n_levels
+    cdef int widest_level
     cdef tuple steps
     cdef tuple outputs
     cdef Operation* operations
+    cdef int* levels     # (n_levels + 1,), where each level of steps that do not depend on each other starts
     cdef Input* inputs
     cdef list arenas     # free ones; append and pop are atomic, so no lock
 
@@ -406,13 +436,20 @@ cdef class Program:
         cdef Step step
         cdef int number
         self.n_buffers = n_buffers
-        self.steps, self.outputs = tuple(steps), tuple(outputs)
+        ordered, starts = by_level(steps)
+        self.steps, self.outputs = tuple(ordered), tuple(outputs)
+        self.n_levels = <int>len(starts) - 1
         self.n_steps, self.n_inputs = <int>len(self.steps), <int>len(inputs)
         self.arenas = []
         self.operations = <Operation*>PyMem_Malloc(max(1, self.n_steps) * sizeof(Operation))
         self.inputs = <Input*>PyMem_Malloc(max(1, self.n_inputs) * sizeof(Input))
-        if self.operations == NULL or self.inputs == NULL:
+        self.levels = <int*>PyMem_Malloc(len(starts) * sizeof(int))
+        if self.operations == NULL or self.inputs == NULL or self.levels == NULL:
             raise MemoryError
+        for number in range(self.n_levels + 1):
+            self.levels[number] = starts[number]
+        for number in range(self.n_levels):
+            self.widest_level = max(self.widest_level, self.levels[number + 1] - self.levels[number])
         for number in range(self.n_inputs):
             self.inputs[number].buffer = inputs[number]
             self.inputs[number].mask = inputs[number] in masks
@@ -424,6 +461,7 @@ cdef class Program:
     def __dealloc__(self):
         PyMem_Free(self.operations)
         PyMem_Free(self.inputs)
+        PyMem_Free(self.levels)
 
     def expect(self, shapes):
         """Let `run` take inputs of these shapes only: tuples with the batch, None for an unknown size."""
@@ -540,47 +578,64 @@ cdef class Program:
         outside[buffer] = cnp.PyArray_BYTES(array)
         return array
 
+    cdef double cost_beside(self, int level, Py_ssize_t batch, const Shape* shapes) noexcept nogil:
+        """What other threads take over of a level, a row: all but its dearest step, or none if that is too little."""
+        cdef double cost, all_steps = 0, dearest = 0
+        cdef int number
+        for number in range(self.levels[level], self.levels[level + 1]):
+            cost = self.operations[number].cost(self.operations[number].layer, shapes)
+            all_steps += cost
+            dearest = max(dearest, cost)
+        return all_steps - dearest if batch * (all_steps - dearest) >= COST_OF_A_THREAD else 0
+
     cdef int execute(self, Py_ssize_t batch, const Shape* shapes, char** outside) except -1:
         cdef Call call
         cdef Arena arena
-        cdef Py_ssize_t number, n_threads
-        cdef size_t scratch = 0, needed
-        cdef double cost = 0
-        cdef size_t inside_block[SMALL_BUFFERS]
+        cdef Py_ssize_t number, n_threads, n_parts, last_tile
+        cdef size_t head, needed
+        cdef double cost = 0, beside = 0
+        cdef bint side_by_side
         for number in range(self.n_steps):
             cost += self.operations[number].cost(self.operations[number].layer, shapes)
         n_threads = threads_for(batch, cost)
+        if n_threads_allowed > 1 and self.n_levels < self.n_steps:
+            for number in range(self.n_levels):
+                beside += self.cost_beside(<int>number, batch, shapes)
+        side_by_side = beside > 0 and steps_beat_tiles(batch, n_threads, cost, cost - beside)
         call.batch = batch
-        call.tile = tile_rows_for(batch, n_threads)
+        call.tile = batch if side_by_side else tile_rows_for(batch, n_threads)
         call.n_tiles = (batch + call.tile - 1) // call.tile
-        n_threads = min(n_threads, call.n_tiles)
+        n_parts = n_threads = min(n_threads, call.n_tiles)
+        if side_by_side:
+            n_threads = min(n_threads_allowed, self.widest_level)
+        call.n_threads = <int>n_threads
         call.shapes = shapes
         call.outside = outside
-        # The arena's first part holds `inside` and `data`; then come the threads' parts.
-        call.part = 0
-        call.inside = NULL
-        cdef size_t head = self.n_buffers * (sizeof(size_t) + n_threads * sizeof(char*))
+        # The arena's first part holds `inside` and `data`; then come the parts for tiles, then the workspaces.
+        head = self.n_buffers * (sizeof(size_t) + n_parts * sizeof(char*))
         head = (head + 63) // 64 * 64
+        call.part = 0
         for number in range(self.n_buffers):
             if outside[number] == NULL:
                 call.part += (call.tile * shapes[number].size * shapes[number].item + 63) // 64 * 64
-        call.scratch = call.part
-        cdef Py_ssize_t last_tile = batch - (call.n_tiles - 1) * call.tile
+        call.workspace = 0
+        last_tile = batch - (call.n_tiles - 1) * call.tile
         for number in range(self.n_steps):
             # Fewer rows may take more: a step can have another way for them.
             needed = self.operations[number].scratch(self.operations[number].layer, shapes, call.tile)
-            scratch = max(scratch, needed)
+            call.workspace = max(call.workspace, needed)
             needed = self.operations[number].scratch(self.operations[number].layer, shapes, last_tile)
-            scratch = max(scratch, needed)
-        call.part += scratch
+            call.workspace = max(call.workspace, needed)
+        call.workspace = (call.workspace + 63) // 64 * 64
         try:
             arena = self.arenas.pop()
         except IndexError:
             arena = Arena()
-        cdef char* block = arena.reserve(head + n_threads * call.part)
+        cdef char* block = arena.reserve(head + n_parts * call.part + n_threads * call.workspace)
         call.inside = <size_t*>block
         call.data = <char**>(block + self.n_buffers * sizeof(size_t))
         call.arena = block + head
+        call.workspaces = call.arena + n_parts * call.part
         needed = 0
         for number in range(self.n_buffers):
             call.inside[number] = needed
@@ -590,22 +645,48 @@ cdef class Program:
             if n_threads == 1:
                 for number in range(call.n_tiles):
                     self.run_tile(&call, number, 0)
+            elif side_by_side:
+                self.run_levels(&call)
             else:
-                for number in prange(call.n_tiles, num_threads=n_threads, schedule="dynamic"):
+                for number in prange(call.n_tiles, num_threads=call.n_threads, schedule="dynamic"):
                     self.run_tile(&call, number, threadid())
         self.arenas.append(arena)
         return 0
 
-    cdef void run_tile(self, const Call* call, Py_ssize_t tile, int thread) noexcept nogil:
-        cdef Py_ssize_t first = tile * call.tile, rows = min(call.tile, call.batch - tile * call.tile)
-        cdef char* part = call.arena + thread * call.part
-        cdef char** data = call.data + thread * self.n_buffers
+    cdef char** place(self, const Call* call, Py_ssize_t tile, int part) noexcept nogil:
+        """Where each buffer's rows of this tile are."""
+        cdef char** data = call.data + part * self.n_buffers
         cdef int number
         for number in range(self.n_buffers):
             if call.outside[number] != NULL:
-                data[number] = call.outside[number] + first * call.shapes[number].size * call.shapes[number].item
+                data[number] = call.outside[number] + (
+                    tile * call.tile * call.shapes[number].size * call.shapes[number].item)
             else:
-                data[number] = part + call.inside[number]
+                data[number] = call.arena + part * call.part + call.inside[number]
+        return data
+
+    cdef void run_step(
+        self, const Call* call, int number, char** data, Py_ssize_t rows, int thread,
+    ) noexcept nogil:
+        self.operations[number].run(
+            self.operations[number].layer, call.shapes, data, rows, call.workspaces + thread * call.workspace)
+
+    cdef void run_tile(self, const Call* call, Py_ssize_t tile, int thread) noexcept nogil:
+        cdef char** data = self.place(call, tile, thread)
+        cdef int number
         for number in range(self.n_steps):
-            self.operations[number].run(
-                self.operations[number].layer, call.shapes, data, rows, part + call.scratch)
+            self.run_step(call, number, data, min(call.tile, call.batch - tile * call.tile), thread)
+
+    cdef void run_levels(self, const Call* call) noexcept nogil:
+        """Run the one tile, and side by side what is worth it."""
+        cdef char** data = self.place(call, 0, 0)
+        cdef int level, number
+        for level in range(self.n_levels):
+            if self.cost_beside(level, call.batch, call.shapes) == 0:
+                for number in range(self.levels[level], self.levels[level + 1]):
+                    self.run_step(call, number, data, call.batch, 0)
+            else:
+                for number in prange(
+                    self.levels[level], self.levels[level + 1], num_threads=call.n_threads, schedule="dynamic",
+                ):
+                    self.run_step(call, number, data, call.batch, threadid())
