@@ -388,13 +388,15 @@ class Model(Layer):
                 layer.reset_states()
             return
         given = flatten(states)
-        expected = sum(layer.cell.n_states for layer in stateful)
+        expected = sum(layer.n_states for layer in stateful)
         if len(given) != expected:
             raise ValueError(f"model {self.name!r}: expected {expected} states; got {len(given)}")
         rest = iter(given)
-        shares = [[next(rest) for _ in range(layer.cell.n_states)] for layer in stateful]
+        shares = [[next(rest) for _ in range(layer.n_states)] for layer in stateful]
         for layer, share in zip(stateful, shares, strict=True):
-            layer._check_states(share, len((layer.states or share)[0]))
+            layer._check_states(
+                share, None if layer.flat_states is None else len(layer.flat_states[0])
+            )
         for layer, share in zip(stateful, shares, strict=True):
             layer.reset_states(share)
 
@@ -659,6 +661,8 @@ def layer_from_spec(spec: LayerSpec) -> Layer:
 def _built_from(value: Any) -> Any:
     if isinstance(value, ModelSpec):
         return model_from_spec(value)
+    if isinstance(value, list):
+        return [_built_from(part) for part in value]
     return layer_from_spec(value) if isinstance(value, LayerSpec) else value
 
 

@@ -57,20 +57,24 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Recurrence(Step):
-    """A recurrent layer over time; sources are x, then the mask, then the initial states; targets y, then states.
+    """A cell over time; sources are x, the mask, the initial states and the constants; targets y, then states.
 
-    `cell` is one of `reference`'s, `kernel` what the core calls it.
+    `kernel` is what the core calls the cell, None where it has no kernel for it. Constants are arrays that the cell
+    of a user takes at every step.
     """
 
     cell: reference.Cell
-    kernel: str
+    kernel: str | None = None
     masked: bool = False
     return_sequences: bool = False
     go_backwards: bool = False
     zero_output_for_mask: bool = False
+    n_constants: int = 0
 
-    def compiled(self) -> "_core.Recurrent | None":
-        cell = self.cell
+    def compiled(self) -> "_core.Step | None":
+        cell: Any = self.cell
+        if self.kernel is None:
+            return None
         activation = _elementwise_kernel_name(cell.activation)
         recurrent_activation = _elementwise_kernel_name(
             getattr(cell, "recurrent_activation", cell.activation)
@@ -97,16 +101,16 @@ class Recurrence(Step):
         )
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        cell: Any = self.cell
         x, *others = arrays
         mask = others.pop(0) if self.masked else None
-        states = tuple(others)
-        if not states:
-            units = self.cell.recurrent_kernel.shape[0]
-            states = tuple(np.zeros((len(x), units), self.dtype) for _ in range(self.cell.n_states))
+        if self.n_constants:
+            cell = cell.with_constants(others[-self.n_constants :])
+            others = others[: -self.n_constants]
         y, states = reference.recurrence(
-            self.cell.step,
+            cell,
             x,
-            states,
+            tuple(others) or None,
             mask,
             return_sequences=self.return_sequences,
             go_backwards=self.go_backwards,
@@ -202,9 +206,9 @@ class Value:
 
 
 class Stateful(Protocol):
-    """A layer that keeps states between calls; `states` is a list of ndarray once the layer is built."""
+    """A layer that keeps states between calls; `flat_states` is a list of ndarray once the layer is built."""
 
-    states: Any
+    flat_states: Any
 
 
 @dataclass
@@ -389,11 +393,11 @@ class Executable:
         self, arrays: Sequence[np.ndarray], compiled: bool = True, keep_states: bool = True
     ) -> list[np.ndarray]:
         """Run the plan on the caller's arrays, a list; returns the list of its outputs. Errors leave states alone."""
-        states = [state for layer in self._reads_states for state in layer.states]
+        states = [state for layer in self._reads_states for state in layer.flat_states]
         results = self.plan.run([*arrays, *states], compiled)
         after = iter(results[self._n_outputs :])
         for layer in self._stateful if keep_states else []:
-            layer.states = [next(after) for _ in layer.states]
+            layer.flat_states = [next(after) for _ in layer.flat_states]
         return results[: self._n_outputs]
 
     def run_directly(

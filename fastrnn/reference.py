@@ -5,13 +5,31 @@ batch, T for timesteps, F for features and U for units. The layouts and formulas
 (keras/src/layers/rnn); where Keras's backends disagree, of its TensorFlow and PyTorch backends.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
 from fastrnn._types import ActivationFunction
 
 States = tuple[np.ndarray, ...]
+
+
+class Cell(Protocol):
+    """One step of a recurrence, and where it starts."""
+
+    def step(self, x: np.ndarray, states: States) -> tuple[np.ndarray, States]:
+        """Return the output (B, ...) and the new states for x (B, ...) and states, each (B, ...)."""
+        ...
+
+    def initial_states(self, x: np.ndarray) -> States:
+        """Return the states before the first step of x (B, T, ...)."""
+        ...
+
+
+def _zeros(x: np.ndarray, recurrent_kernel: np.ndarray, n_states: int) -> States:
+    """Zeros (B, U) for each of `n_states` states."""
+    shape = (len(x), recurrent_kernel.shape[0])
+    return tuple(np.zeros(shape, recurrent_kernel.dtype) for _ in range(n_states))
 
 
 def dense(
@@ -56,8 +74,6 @@ def merge(a: np.ndarray, b: np.ndarray, mode: str) -> np.ndarray:
 class SimpleRNN:
     """h' = activation(x W + b + h R), with W (F, U), R (U, U), b (U,)."""
 
-    n_states = 1
-
     def __init__(
         self,
         kernel: np.ndarray,
@@ -68,11 +84,16 @@ class SimpleRNN:
         self.kernel, self.recurrent_kernel, self.bias = kernel, recurrent_kernel, bias
         self.activation = activation
 
-    def step(self, x: np.ndarray, states: States) -> States:
-        """Return the states (h',) after one step; x (B, F), h (B, U)."""
+    def initial_states(self, x: np.ndarray) -> States:
+        """Return zeros (B, U)."""
+        return _zeros(x, self.recurrent_kernel, 1)
+
+    def step(self, x: np.ndarray, states: States) -> tuple[np.ndarray, States]:
+        """Return h' and the states (h',) after one step; x (B, F), h (B, U)."""
         (h,) = states
         z = x @ self.kernel + h @ self.recurrent_kernel
-        return (self.activation(z if self.bias is None else z + self.bias),)
+        h = self.activation(z if self.bias is None else z + self.bias)
+        return h, (h,)
 
 
 class LSTM:
@@ -81,8 +102,6 @@ class LSTM:
     i, f and o are recurrent_activation(x W + h R + b), g is activation(x W + h R + b), each of its own columns
     (Hochreiter and Schmidhuber, 1997; the forget gate of Gers et al., 2000).
     """
-
-    n_states = 2
 
     def __init__(
         self,
@@ -95,13 +114,18 @@ class LSTM:
         self.kernel, self.recurrent_kernel, self.bias = kernel, recurrent_kernel, bias
         self.activation, self.recurrent_activation = activation, recurrent_activation
 
-    def step(self, x: np.ndarray, states: States) -> States:
-        """Return the states (h', c') after one step; x (B, F), h and c (B, U)."""
+    def initial_states(self, x: np.ndarray) -> States:
+        """Return zeros (B, U) for h and c."""
+        return _zeros(x, self.recurrent_kernel, 2)
+
+    def step(self, x: np.ndarray, states: States) -> tuple[np.ndarray, States]:
+        """Return h' and the states (h', c') after one step; x (B, F), h and c (B, U)."""
         h, c = states
         z = x @ self.kernel + h @ self.recurrent_kernel
         i, f, g, o = np.split(z if self.bias is None else z + self.bias, 4, axis=-1)
         c = self.recurrent_activation(f) * c + self.recurrent_activation(i) * self.activation(g)
-        return self.recurrent_activation(o) * self.activation(c), c
+        h = self.recurrent_activation(o) * self.activation(c)
+        return h, (h, c)
 
 
 class GRU:
@@ -110,8 +134,6 @@ class GRU:
     reset_after (bias (2, 3U), for x W and for h R): g = activation(x W + b0 + r (h R + b1)), as cuDNN computes it.
     Otherwise (bias (3U,)): g = activation(x W + b + (r h) R), as Cho et al., 2014, define it.
     """
-
-    n_states = 1
 
     def __init__(
         self,
@@ -131,8 +153,12 @@ class GRU:
         self.recurrent_bias: np.ndarray | None
         self.bias, self.recurrent_bias = bias if reset_after else (bias, None)
 
-    def step(self, x: np.ndarray, states: States) -> States:
-        """Return the states (h',) after one step; x (B, F), h (B, U)."""
+    def initial_states(self, x: np.ndarray) -> States:
+        """Return zeros (B, U)."""
+        return _zeros(x, self.recurrent_kernel, 1)
+
+    def step(self, x: np.ndarray, states: States) -> tuple[np.ndarray, States]:
+        """Return h' and the states (h',) after one step; x (B, F), h (B, U)."""
         (h,) = states
         units = h.shape[-1]
         x_z, x_r, x_g = np.split(x @ self.kernel + self.bias, 3, axis=-1)
@@ -145,16 +171,14 @@ class GRU:
         if not self.reset_after:
             h_g = (r * h) @ self.recurrent_kernel[:, 2 * units :]
         g = self.activation(x_g + (r * h_g if self.reset_after else h_g))
-        return (z * h + (1 - z) * g,)
-
-
-Cell = SimpleRNN | LSTM | GRU
+        h = z * h + (1 - z) * g
+        return h, (h,)
 
 
 def recurrence(
-    step: Callable[[np.ndarray, States], States],
+    cell: Cell,
     x: np.ndarray,
-    states: States,
+    states: States | None = None,
     mask: np.ndarray | None = None,
     *,
     return_sequences: bool = False,
@@ -168,11 +192,10 @@ def recurrence(
 
     Parameters
     ----------
-    step : callable
-        (x_t, states) -> states; x_t (B, F), states a tuple of (B, ...) arrays whose first is the output.
-    x : ndarray, shape (B, T, F)
-    states : tuple of ndarray
-        The initial states.
+    cell : Cell
+    x : ndarray, shape (B, T, ...)
+    states : tuple of ndarray, optional
+        The states before the first step, each (B, ...); the cell's own by default.
     mask : ndarray of bool, shape (B, T), or None
         True where a step counts.
     return_sequences : bool
@@ -183,22 +206,27 @@ def recurrence(
 
     Returns
     -------
-    y : ndarray, shape (B, T, U) or (B, U)
+    y : ndarray, shape (B, T, ...) or (B, ...)
     states : tuple of ndarray
         The states after the last step.
     """
+    states = cell.initial_states(x) if states is None else states
     times = range(x.shape[1])
-    output = np.zeros_like(states[0])
-    outputs = []
+    outputs: list[np.ndarray] = []
     for t in reversed(times) if go_backwards else times:
-        stepped = step(x[:, t], states)
+        output, stepped = cell.step(x[:, t], states)
         if mask is None:
-            states, output = stepped, stepped[0]
+            states = stepped
         else:
-            valid = [mask[:, t].reshape(-1, *[1] * (new.ndim - 1)) for new in stepped]
+            before = outputs[-1] if outputs and not zero_output_for_mask else np.zeros_like(output)
+            output = _where(mask[:, t], output, before)
             states = tuple(
-                np.where(v, new, old) for v, new, old in zip(valid, stepped, states, strict=True)
+                _where(mask[:, t], new, old) for new, old in zip(stepped, states, strict=True)
             )
-            output = np.where(valid[0], stepped[0], 0 if zero_output_for_mask else output)
         outputs.append(output)
-    return (np.stack(outputs, axis=1) if return_sequences else output), states
+    return (np.stack(outputs, axis=1) if return_sequences else outputs[-1]), states
+
+
+def _where(valid: np.ndarray, new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """The rows of `new` where `valid` (B,) is True, of `old` elsewhere."""
+    return np.where(valid.reshape(-1, *[1] * (new.ndim - 1)), new, old)

@@ -201,14 +201,14 @@ def oracle_results(case, weights, calls):
         options.append(arguments.get("reset_after", True))
     kernels = [w.astype("float64") for w in weights] + [None] * (3 - len(weights))
     cell = getattr(reference, name)(*kernels, *options)
-    states = tuple(np.zeros((cell.n_states, case["batch"], case["units"])))
+    states = tuple(np.zeros((2 if name == "LSTM" else 1, case["batch"], case["units"])))
     results = []
     for x, mask, initial_state in calls:
         if initial_state is not None:
             several = isinstance(initial_state, (list, tuple))
             states = tuple(np.asarray(initial_state if several else [initial_state], "float64"))
         output, states = reference.recurrence(
-            cell.step,
+            cell,
             x.astype("float64"),
             states,
             None if mask is None else mask.reshape(mask.shape[:2]).astype(bool),

@@ -2,6 +2,7 @@
 
 from fastrnn.layers.activation_layers import ELU, LeakyReLU, PReLU, ReLU, Softmax
 from fastrnn.layers.base import Layer
+from fastrnn.layers.cells import StackedRNNCells
 from fastrnn.layers.convolution import (
     Conv1D,
     Conv1DTranspose,
@@ -86,6 +87,7 @@ _LAYERS: tuple[type[Layer], ...] = (
     LSTMCell,
     GRU,
     GRUCell,
+    StackedRNNCells,
     Bidirectional,
     TimeDistributed,
     Embedding,
@@ -234,6 +236,7 @@ __all__ = [
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
+    "StackedRNNCells",
     "Subtract",
     "TimeDistributed",
     "UnitNormalization",

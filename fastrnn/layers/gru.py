@@ -55,7 +55,6 @@ class GRUCell(RecurrentCell):
         "seed",
     )
     n_gates = 3
-    n_states = 1
 
     recurrent_activation: ActivationFunction
     reset_after: bool

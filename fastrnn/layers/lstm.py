@@ -57,7 +57,7 @@ class LSTMCell(RecurrentCell):
         "seed",
     )
     n_gates = 4
-    n_states = 2
+    n_states_of_kind = 2
 
     recurrent_activation: ActivationFunction
     unit_forget_bias: bool

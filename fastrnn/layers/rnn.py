@@ -1,29 +1,268 @@
 """The base of the recurrent layers: everything that does not depend on the cell."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastrnn import activations, initializers, plan, reference
-from fastrnn._nested import flatten
+from fastrnn._nested import flatten, map_structure
 from fastrnn._types import ActivationFunction, Config, InitializerFunction, Nested, Shape
 from fastrnn.layers.base import Layer, deserialize, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
 
-StatesLike = ArrayLike | Sequence[ArrayLike]
-"""The states of one layer: a list, or one array where it has one state."""
+StatesLike = ArrayLike | Sequence[Any]
+"""The states of one layer: nested lists of arrays, or one array where it has one state."""
 
 
-class RecurrentCell(Layer):
+@dataclass(frozen=True)
+class OverTime:
+    """How a cell is run over a sequence.
+
+    Attributes
+    ----------
+    return_sequences, go_backwards, zero_output_for_mask : bool
+        As in `RNN`.
+    final : bool
+        Whether the states after the last step are needed.
+    constants : tuple of Value
+        What a user's cell gets at every step.
+    """
+
+    return_sequences: bool = False
+    go_backwards: bool = False
+    zero_output_for_mask: bool = False
+    final: bool = False
+    constants: tuple[plan.Value, ...] = ()
+
+
+class Cell(ABC):
+    """What `RNN` needs of a cell: Keras's own, a stack, or one that a user wrote.
+
+    Attributes
+    ----------
+    step_shape : tuple of int or None, or None
+        One step's input without the batch, None for a size that is not known; None if any shape will do.
+    takes_constants : bool
+        Whether a step can be given constants.
+    """
+
+    step_shape: Shape | None
+    takes_constants = False
+    compute_dtype: np.dtype
+
+    @property
+    @abstractmethod
+    def state_structure(self) -> list[Any]:
+        """Nested lists that hold anything in the place of each state."""
+
+    @abstractmethod
+    def state_shapes(self, step_shape: Shape | None = None) -> list[Shape]:
+        """Return the states' shapes without the batch, a flat list, for a step's input without it."""
+
+    @abstractmethod
+    def output_shape(self, step_shape: Shape) -> Shape:
+        """Return the output's shape without the batch, for a step's input without it."""
+
+    @abstractmethod
+    def initial_state_of(self, batch: int) -> list[np.ndarray]:
+        """Return the states that a sequence starts from where none are given, a flat list."""
+
+    @abstractmethod
+    def step(self, x: np.ndarray, states: reference.States) -> tuple[np.ndarray, reference.States]:
+        """Compute one step in NumPy; the states are flat."""
+
+    @abstractmethod
+    def build_for(self, step_shape: Shape) -> None:
+        """Create the weights, if there are any and they are not there yet; the shape has the batch."""
+
+    def recurrence_step(
+        self, sources: tuple[int, ...], targets: tuple[int, ...], masked: bool, over: OverTime
+    ) -> plan.Step:
+        """Return the plan's step that runs the cell over a sequence; buffers as in `plan.Recurrence`."""
+        raise NotImplementedError
+
+    @property
+    def n_states(self) -> int:
+        """int: the number of arrays in the states."""
+        return len(flatten(self.state_structure))
+
+    def lower_over_time(
+        self,
+        builder: plan.Builder,
+        x: plan.Value,
+        initial: list[plan.Value],
+        over: OverTime,
+    ) -> tuple[plan.Value, list[plan.Value]]:
+        """Write the steps that run the cell over `x`.
+
+        Parameters
+        ----------
+        builder : plan.Builder
+        x : plan.Value
+            The sequence, with its mask.
+        initial : list of Value
+            The states before the first step, flat; none for the cell's own.
+        over : OverTime
+
+        Returns
+        -------
+        y : Value
+        final : list of Value
+            The states after the last step, where they are asked for.
+        """
+        batch, steps, *step_shape = x.shape
+        size = self.output_shape(tuple(step_shape))
+        y = builder.value((batch, steps, *size) if over.return_sequences else (batch, *size))
+        shapes = self.state_shapes(tuple(step_shape)) if over.final else []
+        final = [builder.value((batch, *shape)) for shape in shapes]
+        sources = [x, *initial, *over.constants]
+        buffers = [value.buffer for value in sources]
+        if x.mask is not None:
+            buffers.insert(1, x.mask)
+        targets = (y.buffer, *(value.buffer for value in final))
+        builder.add(self.recurrence_step(tuple(buffers), targets, x.mask is not None, over))
+        return y, final
+
+    def check_states(self, states: StatesLike, batch: int | None, owner: str) -> list[np.ndarray]:
+        """Return `states`, in their structure, flat, or one array, as a flat list of arrays of the compute dtype.
+
+        `owner` is who the message of an error names; `batch` None takes any.
+
+        Raises
+        ------
+        ValueError
+            If their number or a shape is another one.
+        """
+        what = f"states of {owner}"
+        given = _leaves(states, self.state_structure)
+        if given is None:
+            expected = "an array" if self.n_states == 1 else f"a list of {self.n_states}"
+            got = type(states).__name__
+            if isinstance(states, (list, tuple)):
+                got = f"a list of {len(flatten(states))}"
+            raise ValueError(f"{what}: expected {expected}; got {got}")
+        arrays = [
+            np.ascontiguousarray(to_numeric(state, what), self.compute_dtype) for state in given
+        ]
+        for array, shape in zip(arrays, self.state_shapes(self.step_shape), strict=True):
+            if batch is None:
+                batch = len(array) if array.ndim else 0
+            sizes = zip(array.shape, (batch, *shape), strict=False)
+            if array.ndim != 1 + len(shape) or any(want not in (None, got) for got, want in sizes):
+                raise ValueError(f"{what}: expected shape {(batch, *shape)}; got {array.shape}")
+        return arrays
+
+    def structured(self, flat: Sequence[Any]) -> list[Any]:
+        """Return a flat sequence with one entry a state in the states' structure."""
+        rest = iter(flat)
+        nested: list[Any] = map_structure(lambda _: next(rest), self.state_structure)
+        return nested
+
+
+def _leaves(given: Any, structure: Any) -> list[Any] | None:
+    """What `given` holds for each state of `structure`, or None if it is neither in that structure nor flat."""
+    if not isinstance(structure, list):
+        return [given]
+    n_states = len(flatten(structure))
+    if not isinstance(given, (list, tuple)):
+        return [given] if n_states == 1 else None
+    if len(given) == len(structure):
+        parts = [_leaves(part, inner) for part, inner in zip(given, structure, strict=True)]
+        if None not in parts:
+            return [leaf for part in parts for leaf in part or ()]
+    return list(given) if len(given) == n_states else None
+
+
+class KerasCell(Cell, Layer):
+    """The base of the cells that Keras has: layers that can be called by themselves."""
+
+    def as_given(self, states: reference.States, given: StatesLike) -> Any:
+        """Return flat states after a step in the form of those before it."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        states: StatesLike | None = None,
+        training: bool = False,
+        *,
+        initial_state: StatesLike | None = None,
+    ) -> tuple[np.ndarray, Any]:
+        """Compute one step.
+
+        Parameters
+        ----------
+        inputs : array-like, shape (batch, ...)
+        states : nested list of array-like, or one array for a cell with one state
+            Each (batch, ...).
+        training : bool
+            An error where the cell has dropout.
+        initial_state : optional
+            Another name of `states`.
+
+        Returns
+        -------
+        output : ndarray, shape (batch, ...)
+        states
+            Lists of ndarray; ndarray where an array was given. A stack gives one entry a cell, a stack of one cell
+            that entry itself.
+
+        Raises
+        ------
+        TypeError
+            Without states.
+        ValueError
+            If a shape or the number of states does not fit.
+        """
+        owner = f"cell {self.name!r}"
+        if (states is None) == (initial_state is None):
+            raise TypeError(f"{owner}: expected its states, as `states` or as `initial_state`")
+        given: Any = initial_state if states is None else states
+        self._refuse_training(training)
+        x = np.asarray(to_numeric(inputs, owner), self.compute_dtype)
+        self._check_input(x.shape)
+        checked = self.check_states(given, len(x), owner)
+        self.build_for(x.shape)
+        with np.errstate(all="ignore"):
+            output, new = self.step(x, tuple(checked))
+        return output, self.as_given(new, given)
+
+    def _check_input(self, shape: Shape) -> None:
+        expected = self.step_shape
+        if expected is None:
+            return
+        sizes = zip(shape[1:], expected, strict=False)
+        if len(shape) != 1 + len(expected) or any(want not in (None, got) for got, want in sizes):
+            raise ValueError(
+                f"cell {self.name!r}: expected an input {('batch', *expected)}; got shape {tuple(shape)}"
+            )
+
+    def build_for(self, step_shape: Shape) -> None:
+        if not self.built:
+            self.build(step_shape)
+
+    def initial_state_of(self, batch: int) -> list[np.ndarray]:
+        return flatten(self.get_initial_state(batch))
+
+    def get_initial_state(self, batch_size: int | None = None) -> list[Any]:
+        """Return zeros for the states: nested lists of ndarray, shape (batch_size, ...)."""
+        shapes: Any = [(batch_size, *shape) for shape in self.state_shapes(self.step_shape)]
+        return self.structured([np.zeros(shape, self.compute_dtype) for shape in shapes])
+
+
+class RecurrentCell(KerasCell):
     """The base of Keras's cells: weights, configs, and one step computed in NumPy.
 
-    A subclass gives `arguments`, `n_gates`, `recurrence` and, where Keras has one, `bias_shape`.
+    A subclass gives `arguments`, `n_gates`, `n_states_of_kind`, `recurrence` and, where Keras has another one, the
+    bias.
     """
 
     n_gates: ClassVar[int] = 1
-    n_states: ClassVar[int] = 1
+    n_states_of_kind: ClassVar[int] = 1
 
     activation: ActivationFunction
     use_bias: bool
@@ -52,6 +291,7 @@ class RecurrentCell(Layer):
             setattr(self, name, value)
         self.output_size = self.units
         self.state_size = self.units if self.n_states == 1 else [self.units] * self.n_states
+        self.step_shape = (None,)
 
     @property
     def kernel(self) -> np.ndarray:
@@ -70,6 +310,7 @@ class RecurrentCell(Layer):
 
     def build(self, input_shape: Shape) -> None:
         columns = self.n_gates * self.units
+        self.step_shape = tuple(input_shape[1:])
         self.add_weight((input_shape[-1], columns), self.kernel_initializer, "kernel")
         self.add_weight((self.units, columns), self.recurrent_initializer, "recurrent_kernel")
         if self.use_bias:
@@ -83,17 +324,32 @@ class RecurrentCell(Layer):
         """Return the cell of `fastrnn.reference` and the name of its kernel in the core."""
         raise NotImplementedError
 
-    def get_initial_state(self, batch_size: int | None = None) -> list[np.ndarray]:
-        """Return zeros for the states: a list of ndarray, shape (batch_size, units)."""
-        shape: Any = (batch_size, self.units)
-        return [np.zeros(shape, self.compute_dtype) for _ in range(self.n_states)]
+    @property
+    def state_structure(self) -> list[Any]:
+        return [None] * self.n_states_of_kind
 
-    def _check_input(self, shape: Shape) -> None:
-        if len(shape) != 2 or (self.built and shape[1] != self.kernel.shape[0]):
-            features = self.kernel.shape[0] if self.built else "features"
-            raise ValueError(
-                f"cell {self.name!r}: expected an input (batch, {features}); got shape {tuple(shape)}"
-            )
+    def state_shapes(self, step_shape: Shape | None = None) -> list[Shape]:
+        return [(self.units,)] * self.n_states
+
+    def output_shape(self, step_shape: Shape) -> Shape:
+        return (self.units,)
+
+    def recurrence_step(
+        self, sources: tuple[int, ...], targets: tuple[int, ...], masked: bool, over: OverTime
+    ) -> plan.Step:
+        return plan.Recurrence(
+            sources,
+            targets,
+            self.compute_dtype,
+            *self.recurrence(),
+            masked=masked,
+            return_sequences=over.return_sequences,
+            go_backwards=over.go_backwards,
+            zero_output_for_mask=over.zero_output_for_mask,
+        )
+
+    def step(self, x: np.ndarray, states: reference.States) -> tuple[np.ndarray, reference.States]:
+        return self.recurrence()[0].step(x, states)
 
     def _refuse_training(self, training: bool) -> None:
         if training and (self.dropout or self.recurrent_dropout):
@@ -102,71 +358,22 @@ class RecurrentCell(Layer):
                 f"dropout={self.dropout}, recurrent_dropout={self.recurrent_dropout}"
             )
 
-    def __call__(  # type: ignore[override]  # a cell is called as Keras's, with its states
-        self, inputs: ArrayLike, states: StatesLike, training: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        """Compute one step.
-
-        Parameters
-        ----------
-        inputs : array-like, shape (batch, features)
-        states : list of array-like, or one array for a cell with one state
-            Each (batch, units).
-        training : bool
-            An error where the cell has dropout.
-
-        Returns
-        -------
-        output : ndarray, shape (batch, units)
-        states : list of ndarray, or ndarray where an array was given
-        """
-        self._refuse_training(training)
-        x = np.asarray(to_numeric(inputs, f"cell {self.name!r}"), self.compute_dtype)
-        self._check_input(x.shape)
-        several = isinstance(states, (list, tuple))
-        checked = self.check_states(states, x.shape[0], f"cell {self.name!r}")
-        self._build_for(x)
-        stepped = self.recurrence()[0].step(x, tuple(checked))
-        return stepped[0], list(stepped) if several else stepped[0]
-
-    def check_states(self, states: StatesLike, batch: int, owner: str) -> list[np.ndarray]:
-        """Return `states`, a list or one array, as a list of (batch, units) arrays of the compute dtype.
-
-        `owner` is who the message of an error names.
-
-        Raises
-        ------
-        ValueError
-            If their number or a shape is another one.
-        """
-        what = f"states of {owner}"
-        given: list[Any] = list(states) if isinstance(states, (list, tuple)) else [states]
-        if len(given) != self.n_states or (
-            self.n_states > 1 and not isinstance(states, (list, tuple))
-        ):
-            got = (
-                f"a list of {len(given)}"
-                if isinstance(states, (list, tuple))
-                else f"{type(states).__name__}"
-            )
-            raise ValueError(f"{what}: expected a list of {self.n_states}; got {got}")
-        arrays = [
-            np.ascontiguousarray(to_numeric(state, what), self.compute_dtype) for state in given
-        ]
-        for array in arrays:
-            if array.shape != (batch, self.units):
-                raise ValueError(f"{what}: expected shape {(batch, self.units)}; got {array.shape}")
-        return arrays
+    def as_given(self, states: reference.States, given: StatesLike) -> Any:
+        return list(states) if isinstance(given, (list, tuple)) else states[0]
 
 
 class RecurrentLayer(Layer):
     """The base of `RNN` and `Bidirectional`: calls with a mask and states, states that stay."""
 
-    call_arguments = ("sequences", "initial_state", "mask", "training")
+    call_arguments = ("sequences", "initial_state", "mask", "training", "constants")
 
-    def _check_states(self, states: StatesLike, batch: int) -> list[np.ndarray]:
+    def _check_states(self, states: StatesLike, batch: int | None) -> list[np.ndarray]:
         """Return states as a flat list of arrays; ValueError if their number or a shape is another one."""
         raise NotImplementedError
+
+    def _nested(self, results: Sequence[np.ndarray]) -> tuple[Any, ...]:
+        """Return the output and the states, flat, in the structure in which a call returns them."""
+        return tuple(results)
 
     def reset_states(self, states: StatesLike | None = None) -> None:
         """Set a stateful layer's states, to zeros by default."""
@@ -178,24 +385,27 @@ class RecurrentLayer(Layer):
         initial_state: StatesLike | None = None,
         mask: ArrayLike | None = None,
         training: bool = False,
+        constants: Sequence[ArrayLike] | None = None,
     ) -> Nested:
         """Compute the layer.
 
         Parameters
         ----------
-        sequences : array-like, shape (batch, timesteps, features)
-        initial_state : list of array-like, or one array for a layer with one state, optional
-            Each (batch, units); zeros, or a stateful layer's own states, by default.
+        sequences : array-like, shape (batch, timesteps, ...)
+        initial_state : nested or flat list of array-like, or one array for a layer with one state, optional
+            Each (batch, ...); the cell's own, mostly zeros, or a stateful layer's states by default.
         mask : array-like of bool, shape (batch, timesteps), optional
             False where a step does not count.
         training : bool
             An error where the layer has dropout.
+        constants : list of array-like, each (batch, ...), optional
+            What a user's cell gets as `constants` at every step, as in Keras 2.
 
         Returns
         -------
-        ndarray or tuple of ndarray
+        ndarray or tuple
             The output, (batch, units) or with `return_sequences` (batch, timesteps, units); with `return_state`
-            followed by the states, each (batch, units).
+            followed by the states, for a stack one list a cell.
 
         Raises
         ------
@@ -208,7 +418,9 @@ class RecurrentLayer(Layer):
         steps = None if mask is None else to_mask(mask, x.shape[:2], f"layer {self.name!r}")
         states = None if initial_state is None else self._check_states(initial_state, x.shape[0])
         self._build_for(x)
-        return self._execute(x, steps, initial_state=states)
+        fixed = [to_numeric(one, f"constants of layer {self.name!r}") for one in constants or ()]
+        results = self._execute(x, steps, initial_state=states, constants=fixed or None)
+        return self._nested(results) if isinstance(results, tuple) else results
 
     def reset_state(self) -> None:
         """Set a stateful layer's states to zeros."""
@@ -220,7 +432,16 @@ class RNN(RecurrentLayer):
 
     Parameters
     ----------
-    cell : SimpleRNNCell, LSTMCell or GRUCell
+    cell : cell, or list or tuple of cells
+        A SimpleRNNCell, LSTMCell, GRUCell, StackedRNNCells, or any object with
+
+        - `state_size`: an integer, or a list of integers (or of lists of them), one a state,
+        - `call(inputs, states)`, from inputs (batch, ...) and a list of states, NumPy arrays, to the output
+          (batch, ...) and the new states; it may also take `constants` and `training`,
+        - if it likes `output_size`, the width of the output (by default the first state's), and
+          `get_initial_state(batch_size=None)`, the states to start from (by default zeros of the state sizes).
+
+        A list is stacked.
     return_sequences : bool
         Return the outputs of all steps instead of the last one's.
     return_state : bool
@@ -236,10 +457,10 @@ class RNN(RecurrentLayer):
     **kwargs
         `Layer`'s arguments.
 
-    Attributes
-    ----------
-    states : list of ndarray or None
-        A stateful layer's current states, each (batch, units).
+    Raises
+    ------
+    ValueError
+        If the cell has no `call` or no `state_size`.
     """
 
     arguments: ClassVar[tuple[str, ...]] = ("cell",)
@@ -254,7 +475,7 @@ class RNN(RecurrentLayer):
 
     def __init__(
         self,
-        cell: RecurrentCell,
+        cell: Any,
         return_sequences: bool = False,
         return_state: bool = False,
         go_backwards: bool = False,
@@ -263,17 +484,19 @@ class RNN(RecurrentLayer):
         zero_output_for_mask: bool = False,
         **kwargs: Any,
     ) -> None:
+        from fastrnn.layers.cells import StackedRNNCells, as_cell
+
         super().__init__(**kwargs)
-        if not isinstance(cell, RecurrentCell):
-            raise TypeError(
-                f"layer {self.name!r}: expected a SimpleRNNCell, LSTMCell or GRUCell; got {cell!r}"
-            )
-        self.cell = cell
-        cell._users.append(self)
+        self.cell = (
+            StackedRNNCells(cell, dtype=self.dtype) if isinstance(cell, (list, tuple)) else cell
+        )
+        self._cell = as_cell(self.cell, self.compute_dtype)
+        if isinstance(self.cell, Layer):
+            self.cell._users.append(self)
         self.return_sequences, self.return_state = return_sequences, return_state
         self.go_backwards, self.stateful, self.unroll = go_backwards, stateful, unroll
         self.zero_output_for_mask = zero_output_for_mask
-        self.states: list[np.ndarray] | None = None
+        self.flat_states: list[np.ndarray] | None = None
 
     def __getattr__(self, name: str) -> Any:
         # units, kernel_initializer and all the rest that Keras's layers forward to their cell.
@@ -281,8 +504,18 @@ class RNN(RecurrentLayer):
             return getattr(self.cell, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    @property
+    def states(self) -> list[Any] | None:
+        """list of ndarray or None: a stateful layer's current states, (batch, ...), nested as the cell's are."""
+        return None if self.flat_states is None else self._cell.structured(self.flat_states)
+
+    @property
+    def n_states(self) -> int:
+        """int: the number of arrays in the states."""
+        return self._cell.n_states
+
     def _children(self) -> list[tuple[str, Layer | list[Layer]]]:
-        return [("cell", self.cell)]
+        return [("cell", self.cell)] if isinstance(self.cell, Layer) else []
 
     def get_config(self) -> Config:
         config = super().get_config()
@@ -295,40 +528,53 @@ class RNN(RecurrentLayer):
         return cls(**config)
 
     def build(self, input_shape: Shape) -> None:
-        if not self.cell.built:
-            self.cell.build((input_shape[0], *input_shape[2:]))
-        if self.stateful and self.states is None:
-            if input_shape[0] is None:
-                raise ValueError(
-                    f"layer {self.name!r} is stateful: its batch size must be known; got the shape {tuple(input_shape)}"
-                )
-            self.states = self.cell.get_initial_state(input_shape[0])
+        self._cell.build_for((input_shape[0], *input_shape[2:]))
+        if self.stateful:
+            if self.flat_states is None:
+                if input_shape[0] is None:
+                    raise ValueError(
+                        f"layer {self.name!r} is stateful: its batch size must be known; "
+                        f"got the shape {tuple(input_shape)}"
+                    )
+                self.flat_states = self._cell.initial_state_of(input_shape[0])
+            else:
+                self._check_states(self.flat_states, len(self.flat_states[0]))
         super().build(input_shape)
 
     def compute_output_shape(self, input_shape: Shape) -> Nested:
-        batch, steps = input_shape[:2]
-        units = self.cell.output_size
-        output = (batch, steps, units) if self.return_sequences else (batch, units)
-        return (output, *[(batch, units)] * self.cell.n_states) if self.return_state else output
+        batch, steps, *step_shape = input_shape
+        size = self._cell.output_shape(tuple(step_shape))
+        output = (batch, steps, *size) if self.return_sequences else (batch, *size)
+        if not self.return_state:
+            return output
+        shapes = self._cell.state_shapes(tuple(step_shape))
+        return (output, *self._entries([(batch, *shape) for shape in shapes]))
+
+    def _entries(self, flat: Sequence[Any]) -> list[Any]:
+        """Flat states as Keras returns them after an output: one entry a cell; the cell's own for a stack of one."""
+        entries = self._cell.structured(flat)
+        return entries[0] if len(entries) == 1 and isinstance(entries[0], list) else entries
 
     def _check_input(self, shape: Shape) -> None:
-        features = self.cell.kernel.shape[0] if self.cell.built else None
-        if len(shape) != 3:
+        expected = self._cell.step_shape
+        if len(shape) < 3 or (expected is not None and len(shape) != 2 + len(expected)):
+            axes = ("features",) if expected is None or len(expected) == 1 else expected
             raise ValueError(
-                f"layer {self.name!r}: expected an input (batch, timesteps, features), ndim=3; "
+                f"layer {self.name!r}: expected an input {('batch', 'timesteps', *axes)}, ndim={2 + len(axes)}; "
                 f"got ndim={len(shape)}, shape {tuple(shape)}"
             )
-        if features is not None and shape[2] != features:
+        sizes = list(zip(shape[2:], expected or (), strict=False))
+        if any(want not in (None, got) for got, want in sizes):
             raise ValueError(
-                f"layer {self.name!r}: expected {features} features; got an input of shape {tuple(shape)}"
+                f"layer {self.name!r}: expected steps of shape {expected}; got an input of shape {tuple(shape)}"
             )
         if shape[1] == 0:
             raise ValueError(
                 f"layer {self.name!r}: expected at least one timestep; got an input of shape {tuple(shape)}"
             )
-        if self.states is not None and shape[0] not in (None, len(self.states[0])):
+        if self.flat_states is not None and shape[0] not in (None, len(self.flat_states[0])):
             raise ValueError(
-                f"layer {self.name!r} is stateful with a batch of {len(self.states[0])}; "
+                f"layer {self.name!r} is stateful with a batch of {len(self.flat_states[0])}; "
                 f"got an input of shape {tuple(shape)}"
             )
 
@@ -337,55 +583,54 @@ class RNN(RecurrentLayer):
             yield self
 
     def lower(
-        self, builder: plan.Builder, x: plan.Value, initial_state: Nested = None
+        self,
+        builder: plan.Builder,
+        x: plan.Value,
+        initial_state: Nested = None,
+        constants: list[plan.Value] | None = None,
     ) -> plan.Value | list[plan.Value]:
         self._check_input(x.shape)
-        cell, kernel = self.cell.recurrence()
-        batch, steps, _ = x.shape
-        state_shape = (batch, self.cell.units)
+        if constants and not self._cell.takes_constants:
+            raise ValueError(f"layer {self.name!r}: its cell takes no constants")
         read, initial = builder.states.get(self, ([], []))
         if initial_state is not None:
             initial = flatten(initial_state)
+            if len(initial) != self.n_states:
+                raise ValueError(
+                    f"states of layer {self.name!r}: expected {self.n_states}; got {len(initial)}"
+                )
         elif self.stateful and self not in builder.states:
-            initial = [builder.value(state_shape) for _ in range(self.cell.n_states)]
+            shapes = self._cell.state_shapes(tuple(x.shape[2:]))
+            initial = [builder.value((x.shape[0], *shape)) for shape in shapes]
             read = [value.buffer for value in initial]
-        shape = (batch, steps, self.cell.units) if self.return_sequences else state_shape
-        y = builder.value(shape, x.mask if self.return_sequences else None)
-        final = []
-        if self.return_state or self.stateful:
-            final = [builder.value(state_shape) for _ in range(self.cell.n_states)]
+        over = OverTime(
+            self.return_sequences,
+            self.go_backwards,
+            self.zero_output_for_mask,
+            self.return_state or self.stateful,
+            tuple(constants or ()),
+        )
+        y, final = self._cell.lower_over_time(builder, x, initial, over)
+        y = replace(y, mask=x.mask if self.return_sequences else None)
         if self.stateful:
             # A layer called again within a model goes on from where its first call ended.
             builder.states[self] = (read, final)
-        builder.add(
-            plan.Recurrence(
-                (
-                    x.buffer,
-                    *([] if x.mask is None else [x.mask]),
-                    *(value.buffer for value in initial),
-                ),
-                (y.buffer, *(value.buffer for value in final)),
-                self.compute_dtype,
-                cell,
-                kernel,
-                masked=x.mask is not None,
-                return_sequences=self.return_sequences,
-                go_backwards=self.go_backwards,
-                zero_output_for_mask=self.zero_output_for_mask,
-            )
-        )
         return [y, *final] if self.return_state else y
 
-    def _check_states(self, states: StatesLike, batch: int) -> list[np.ndarray]:
-        return self.cell.check_states(states, batch, f"layer {self.name!r}")
+    def _check_states(self, states: StatesLike, batch: int | None) -> list[np.ndarray]:
+        return self._cell.check_states(states, batch, f"layer {self.name!r}")
+
+    def _nested(self, results: Sequence[np.ndarray]) -> tuple[Any, ...]:
+        return (results[0], *self._entries(results[1:]))
 
     def reset_states(self, states: StatesLike | None = None) -> None:
         """Set a stateful layer's states.
 
         Parameters
         ----------
-        states : list of array-like, or one array for a layer with one state, optional
-            Each (batch, units); zeros by default. Before the first call they fix the batch size.
+        states : nested or flat list or tuple of array-like, or one array for a layer with one state, optional
+            In the structure of the attribute `states`, or flat; zeros by default. Before the first call they fix the
+            batch size.
 
         Raises
         ------
@@ -395,8 +640,7 @@ class RNN(RecurrentLayer):
         if not self.stateful:
             raise ValueError(f"layer {self.name!r} is not stateful: it has no states to reset")
         if states is not None:
-            first: Any = states[0] if isinstance(states, (list, tuple)) and states else states
-            batch = len(self.states[0]) if self.states is not None else np.shape(first)[0]
-            self.states = [state.copy() for state in self._check_states(states, batch)]
-        elif self.states is not None:
-            self.states = self.cell.get_initial_state(len(self.states[0]))
+            batch = None if self.flat_states is None else len(self.flat_states[0])
+            self.flat_states = [state.copy() for state in self._check_states(states, batch)]
+        elif self.flat_states is not None:
+            self.flat_states = [np.zeros_like(state) for state in self.flat_states]

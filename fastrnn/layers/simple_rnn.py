@@ -47,7 +47,6 @@ class SimpleRNNCell(RecurrentCell):
         "seed",
     )
     n_gates = 1
-    n_states = 1
 
     def __init__(
         self,

@@ -1,11 +1,12 @@
 """Keras's wrappers: Bidirectional and TimeDistributed."""
 
+import copy
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from fastrnn import plan
-from fastrnn._nested import flatten
 from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers.base import Layer, deserialize
@@ -90,10 +91,22 @@ class Bidirectional(RecurrentLayer):
         return self.forward_layer, self.backward_layer
 
     @property
-    def states(self) -> list[np.ndarray] | None:
-        """list of ndarray or None: a stateful layer's states, the forward layer's and then the backward layer's."""
+    def states(self) -> list[Any] | None:
+        """list or None: a stateful layer's states, the forward layer's entries and then the backward layer's."""
         forward, backward = self.forward_layer.states, self.backward_layer.states
         return None if forward is None or backward is None else forward + backward
+
+    def _nested(self, results: Sequence[np.ndarray]) -> tuple[Any, ...]:
+        n_outputs = 1 if self.merge_mode is not None else 2
+        outputs, states = results[:n_outputs], results[n_outputs:]
+        if not states:
+            return tuple(outputs)
+        forward, backward = self._directions
+        return (
+            *outputs,
+            *forward._entries(states[: forward.n_states]),
+            *backward._entries(states[forward.n_states :]),
+        )
 
     def _children(self) -> list[tuple[str, Layer | list[Layer]]]:
         return [("forward_layer", self.forward_layer), ("backward_layer", self.backward_layer)]
@@ -131,7 +144,7 @@ class Bidirectional(RecurrentLayer):
             )
         return given[: len(given) // 2], given[len(given) // 2 :]
 
-    def _check_states(self, states: StatesLike, batch: int) -> list[np.ndarray]:
+    def _check_states(self, states: StatesLike, batch: int | None) -> list[np.ndarray]:
         checked = []
         for direction, half in zip(self._directions, self._halves(states), strict=True):
             checked += direction._check_states(half, batch)
@@ -151,9 +164,9 @@ class Bidirectional(RecurrentLayer):
             If the layer is not stateful, or a shape does not fit; the states are then as they were.
         """
         halves = (None, None) if states is None else self._halves(states)
-        current = self.states
+        current = self.forward_layer.flat_states
         if states is not None and self.stateful:
-            self._check_states(states, len(flatten(states if current is None else current)[0]))
+            self._check_states(states, None if current is None else len(current[0]))
         for direction, half in zip(self._directions, halves, strict=True):
             direction.reset_states(half)
 
@@ -194,9 +207,14 @@ def _last_step_first(x: np.ndarray) -> np.ndarray:
 
 
 def _renamed(layer: RNN, prefix: str, **changes: Any) -> RNN:
-    """A new layer from the config of `layer`, its name led by `prefix`."""
-    name = prefix + layer.name.removeprefix(prefix)
-    return type(layer).from_config({**layer.get_config(), **changes, "name": name})
+    """A new layer like `layer`, its name led by `prefix`."""
+    changes["name"] = prefix + layer.name.removeprefix(prefix)
+    if type(layer) is not RNN:
+        return type(layer).from_config({**layer.get_config(), **changes})
+    # A user's cell need not have a config. What holds it is not copied along.
+    cell = copy.deepcopy(layer.cell, {id(getattr(layer.cell, "_users", None)): []})
+    options = {option: getattr(layer, option) for option in RNN.options}
+    return RNN(cell, **{**options, "dtype": layer.dtype, "trainable": layer.trainable, **changes})
 
 
 class TimeDistributed(Layer):
