@@ -3,14 +3,14 @@
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
 from fastrnn import plan, reference
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Config, Shape
-from fastrnn.layers.base import Layer, deserialize
+from fastrnn.layers.base import Layer, deserialize, serialize
 from fastrnn.layers.rnn import Cell, KerasCell, OverTime, StatesLike
 
 
@@ -167,8 +167,6 @@ class StackedRNNCells(KerasCell):
         If there are none, or one is no cell.
     """
 
-    arguments: ClassVar[tuple[str, ...]] = ("cells",)
-
     def __init__(self, cells: Iterable[Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.cells = list(cells)
@@ -181,6 +179,9 @@ class StackedRNNCells(KerasCell):
 
     def _children(self) -> list[tuple[str, Layer | list[Layer]]]:
         return [("cells", [cell for cell in self.cells if isinstance(cell, Layer)])]
+
+    def get_config(self) -> Config:
+        return {**super().get_config(), "cells": [serialize(cell) for cell in self.cells]}
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
