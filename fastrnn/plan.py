@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike
 
 from fastrnn import activations, reference
 from fastrnn._dispatch import core
+from fastrnn._nested import flatten
 from fastrnn._types import ActivationFunction, Shape
 
 if TYPE_CHECKING:
@@ -179,12 +180,21 @@ class Merge(Step):
 class Apply(Step):
     """A function of arrays in NumPy, for what is not worth a kernel; takes them as they come if dtype is None."""
 
-    function: Callable[..., np.ndarray]
+    function: Callable[..., Any]
     result: np.dtype | None = None
     """The result's dtype, where it is not `dtype`."""
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         return (np.asarray(self.function(*arrays), self.result or self.dtype),)
+
+
+@dataclass(frozen=True, eq=False)
+class ApplySeveral(Apply):
+    """As `Apply`, for a function that returns an array, or lists or tuples of arrays, for one target or several."""
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        results = flatten(self.function(*arrays))
+        return tuple(np.asarray(result, self.result or self.dtype) for result in results)
 
 
 @dataclass(frozen=True)

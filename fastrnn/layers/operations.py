@@ -1,146 +1,152 @@
 """The operations that Keras 3's functional API records where a model computes with tensors: `a + b`, `x[:, -1]`.
 
-They are layers only to the loader, under names such as "ops.Add". Each is a NumPy function of the call's arguments,
-which hold tensors and constants, and of the operation's own options.
+They are layers only to the loader, under names such as "ops.Add". Each is a function of `fastrnn.ops`, whose arguments
+a file holds in two places: some among the operation's options, the others, tensors and constants, in its calls.
 """
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from fastrnn import activations, plan
+import fastrnn.ops  # noqa: F401  # which fills the table
+from fastrnn import _operation, plan
 from fastrnn._nested import flatten, map_structure
-from fastrnn._types import Nested
+from fastrnn._types import Nested, Shape
 from fastrnn.layers.base import Layer
+
+_TRIED_DTYPES = (np.float32, np.int32, np.bool_)
 
 
 class Operation(Layer):
-    """The base of the operations; a subclass holds the function and the defaults of its options."""
+    """The base of the operations; a subclass holds the function.
 
-    function: ClassVar[Callable[..., np.ndarray]]
-    defaults: ClassVar[dict[str, Any]]
+    Parameters
+    ----------
+    name : str, optional
+    **options : optional
+        Arguments of the function that are not given in calls.
+    """
+
+    function: ClassVar[Callable[..., Any]]
 
     def __init__(self, name: str | None = None, **options: Any) -> None:
         super().__init__(name=name)
-        self.options = {**self.defaults, **options}
+        self.options = {key: _lists_to_tuples(value) for key, value in options.items()}
         self.built = True
+
+    def _arguments(
+        self, args: Sequence[Nested], kwargs: dict[str, Nested]
+    ) -> tuple[tuple[Nested, ...], dict[str, Nested]]:
+        """All arguments of the function: the options, and the call's in the places that are left."""
+        parameters = inspect.signature(type(self).function).parameters
+        given, rest = {**self.options, **kwargs}, list(args)
+        for name, parameter in parameters.items():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                first = [given.pop(one) for one in list(parameters)[: list(parameters).index(name)]]
+                return (*first, *rest), given
+            if name not in given and rest:
+                given[name] = rest.pop(0)
+        if rest:
+            raise ValueError(f"operation {self.name!r}: {len(rest)} arguments too many")
+        return (), given
 
     def lower_call(
         self, builder: plan.Builder, args: Sequence[Nested], kwargs: dict[str, Nested]
-    ) -> plan.Value:
+    ) -> Nested:
         """Write the step of one call, whose arguments hold values and constants."""
-        values = [leaf for leaf in flatten([args, kwargs]) if isinstance(leaf, plan.Value)]
+        arguments = self._arguments(args, kwargs)
+        values = [leaf for leaf in flatten(arguments) if isinstance(leaf, plan.Value)]
 
-        def compute(*arrays: np.ndarray) -> np.ndarray:
+        def compute(*arrays: np.ndarray) -> Nested:
             rest = iter(arrays)
-            filled, named = map_structure(
-                lambda leaf: next(rest) if isinstance(leaf, plan.Value) else leaf, [args, kwargs]
+            args, kwargs = map_structure(
+                lambda leaf: next(rest) if isinstance(leaf, plan.Value) else leaf, arguments
             )
-            result = type(self).function(*filled, **named, **self.options)
-            wide = result.dtype == np.float64 and all(array.dtype != np.float64 for array in arrays)
-            return result.astype(np.float32) if wide else result
+            return _operation.evaluate(type(self).function, args, kwargs)
 
-        # An axis whose size is not known before a call is one that follows the unknown sizes of the inputs.
-        small, large = (
-            compute(
-                *(
-                    np.ones([n if size is None else size for size in value.shape], np.float32)
-                    for value in values
+        results = try_out(compute, [value.shape for value in values])
+        outputs = map_structure(lambda result: builder.value(result.shape), results)
+        sources = tuple(value.buffer for value in values)
+        targets = tuple(value.buffer for value in flatten(outputs))
+        builder.add(plan.ApplySeveral(sources, targets, None, compute))
+        return outputs
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What an array is known to be before there is one."""
+
+    shape: Shape
+    dtype: np.dtype
+
+
+def try_out(compute: Callable[..., Nested], shapes: Sequence[Shape]) -> Nested:
+    """Return a `Tried` for each result of `compute`, found by calling it on arrays of these shapes.
+
+    An axis whose size is not known before a call is one that follows the unknown sizes of the inputs.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        What `compute` raises for arrays of every dtype.
+    """
+    errors: list[Exception] = []
+    # An unknown size may have to be that of another array: 1 is broadcast to it.
+    for other_sizes in ((12, 24), (1, 1)):
+        for dtype in _TRIED_DTYPES:
+            try:
+                small, large = (
+                    compute(*(_any_array(shape, batch, other, dtype) for shape in shapes))
+                    for batch, other in zip((12, 24), other_sizes, strict=True)
                 )
-            )
-            for n in (2, 3)
-        )
-        shape = [
-            size if size == other else None
-            for size, other in zip(small.shape, large.shape, strict=True)
-        ]
-        y = builder.value(shape)
-        builder.add(plan.Apply(tuple(value.buffer for value in values), (y.buffer,), None, compute))
-        return y
+            except (TypeError, ValueError, IndexError) as error:
+                errors.append(error)
+            else:
+                return _what_is_known(small, large, {1} if other_sizes == (1, 1) else set())
+    raise errors[0]
 
 
-def _operation(name: str, function: Callable[..., Any], **defaults: Any) -> type[Operation]:
+def _any_array(shape: Shape, batch: int, other: int, dtype: DTypeLike) -> np.ndarray:
+    sizes = [
+        size if size is not None else other if axis else batch for axis, size in enumerate(shape)
+    ]
+    return (np.random.default_rng(0).random(sizes) + 0.5).astype(dtype)
+
+
+def _what_is_known(small: Nested, large: Nested, not_known: set[int]) -> Nested:
+    """The sizes that two results have in common, but those of `not_known`."""
+    counterparts = iter(flatten(large))
+
+    def known(array: np.ndarray) -> Tried:
+        sizes = zip(array.shape, next(counterparts).shape, strict=True)
+        shape = tuple(None if a != b or a in not_known else a for a, b in sizes)
+        return Tried(shape, array.dtype)
+
+    return map_structure(known, small)
+
+
+def _lists_to_tuples(value: Any) -> Any:
+    """`value` as it was before a file made lists of its tuples."""
+    return tuple(map(_lists_to_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _class_of(class_name: str, function: Callable[..., Any]) -> type[Operation]:
     def __init__(self: Operation, name: str | None = None, **options: Any) -> None:
         Operation.__init__(self, name, **options)
 
-    parameters = [
-        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY)
-        for key in ("self", "name", *defaults)
-    ]
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    names = ["self", "name", *inspect.signature(function).parameters]
+    parameters = [inspect.Parameter(name, keyword_only) for name in names]
     __init__.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    contents = {"function": staticmethod(function), "defaults": defaults, "__init__": __init__}
-    return type(name, (Operation,), contents)
+    contents = {"function": staticmethod(function), "__init__": __init__}
+    return type(class_name, (Operation,), contents)
 
-
-def _get_item(x: np.ndarray, key: Any) -> np.ndarray:
-    return np.asarray(x[tuple(key) if isinstance(key, list) else key])
-
-
-def _axes(axis: Any) -> Any:
-    return tuple(axis) if isinstance(axis, list) else axis
-
-
-def _reduction(function: Callable[..., Any]) -> Callable[..., np.ndarray]:
-    def reduce(x: np.ndarray, axis: Any, keepdims: bool, initial: Any = None) -> np.ndarray:
-        start = {} if initial is None else {"initial": initial}
-        return np.asarray(function(x, axis=_axes(axis), keepdims=keepdims, **start))
-
-    return reduce
-
-
-_ELEMENTWISE: dict[str, Callable[..., Any]] = {
-    "Abs": np.abs,
-    "Absolute": np.abs,
-    "Add": np.add,
-    "Divide": np.divide,
-    "Equal": np.equal,
-    "Exp": np.exp,
-    "Greater": np.greater,
-    "GreaterEqual": np.greater_equal,
-    "Less": np.less,
-    "LessEqual": np.less_equal,
-    "Log": np.log,
-    "LogicalAnd": np.logical_and,
-    "LogicalNot": np.logical_not,
-    "LogicalOr": np.logical_or,
-    "Matmul": np.matmul,
-    "Maximum": np.maximum,
-    "Minimum": np.minimum,
-    "Multiply": np.multiply,
-    "Negative": np.negative,
-    "NotEqual": np.not_equal,
-    "Power": np.power,
-    "Relu": activations.relu,
-    "Sigmoid": activations.sigmoid,
-    "Sqrt": np.sqrt,
-    "Square": np.square,
-    "Subtract": np.subtract,
-    "Tanh": np.tanh,
-    "TrueDivide": np.true_divide,
-}
-_REDUCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
-    "Max": (np.max, {"initial": None}),
-    "Mean": (np.mean, {}),
-    "Min": (np.min, {"initial": None}),
-    "Sum": (np.sum, {}),
-}
 
 OPERATIONS: dict[str, type[Operation]] = {
-    **{name: _operation(name, function) for name, function in _ELEMENTWISE.items()},
-    **{
-        name: _operation(name, _reduction(function), axis=None, keepdims=False, **options)
-        for name, (function, options) in _REDUCTIONS.items()
-    },
-    "Concatenate": _operation("Concatenate", lambda xs, axis: np.concatenate(xs, axis), axis=0),
-    "ExpandDims": _operation("ExpandDims", lambda x, axis: np.expand_dims(x, _axes(axis)), axis=-1),
-    "Flip": _operation("Flip", lambda x, axis: np.flip(x, _axes(axis)), axis=None),
-    "GetItem": _operation("GetItem", _get_item),
-    "Reshape": _operation("Reshape", lambda x, newshape: np.reshape(x, newshape), newshape=(-1,)),
-    "Softmax": _operation("Softmax", lambda x, axis: activations.softmax(x, axis), axis=-1),
-    "Squeeze": _operation("Squeeze", lambda x, axis: np.squeeze(x, _axes(axis)), axis=None),
-    "Stack": _operation("Stack", lambda xs, axis: np.stack(xs, axis), axis=0),
-    "Transpose": _operation("Transpose", lambda x, axes: np.transpose(x, axes), axes=None),
+    name: _class_of(name, function) for name, function in _operation.OPERATIONS.items()
 }
 """By Keras's names of the classes in keras.src.ops."""

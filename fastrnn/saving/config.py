@@ -67,7 +67,7 @@ _FLAG_KEYS = {
     "trainable",
 }
 _KEPT_AS_WRITTEN = ("_regularizer", "_constraint")
-_MAY_BE_NOT_FINITE = {"mask_value"}
+_MAY_BE_NOT_FINITE = {"mask_value", "args", "kwargs", "constant", "initial", "x_min", "x_max"}
 
 _RECURRENT = {
     "SimpleRNN",
@@ -308,7 +308,7 @@ class _Reader:
                 raise UnsupportedLayerError(
                     f"{_where(here)}: the option {key}={value!r} is not supported"
                 )
-        if "dtype" in result:
+        if "dtype" in result and not class_name.startswith("ops."):
             result["dtype"] = self.dtype(class_name, result["dtype"], here)
         return result
 

@@ -1,0 +1,351 @@
+"""Calls of the functions of `keras.ops`, by the names of the operations that they record.
+
+Each takes a module with these functions, Keras's or fastrnn's, and a tensor (batch, 5, 3).
+"""
+
+import numpy as np
+
+CONSTANT = np.linspace(-1, 1, 15, dtype="float32").reshape(5, 3)
+VECTOR = np.array([0.5, -1.0, 2.0], "float32")
+POSITIONS = np.array([[2, 0], [1, 1]], "int32")
+
+
+def camel(name):
+    return "".join(word[:1].upper() + word[1:] for word in name.split("_"))
+
+
+def _squares(o, x):
+    """Well-conditioned matrices made from `x`."""
+    return o.add(
+        o.matmul(o.transpose(o.cast(x, "float32"), (0, 2, 1)), o.cast(x, "float32")),
+        2 * np.eye(3, dtype="float32"),
+    )
+
+
+UNARY = [
+    "absolute",
+    "angle",
+    "arcsinh",
+    "arctan",
+    "cbrt",
+    "ceil",
+    "conjugate",
+    "copy",
+    "cos",
+    "cosh",
+    "deg2rad",
+    "exp",
+    "exp2",
+    "expm1",
+    "fabs",
+    "floor",
+    "i0",
+    "imag",
+    "isfinite",
+    "isinf",
+    "isnan",
+    "isneginf",
+    "isposinf",
+    "isreal",
+    "logical_not",
+    "negative",
+    "rad2deg",
+    "real",
+    "sign",
+    "signbit",
+    "sin",
+    "sinc",
+    "sinh",
+    "square",
+    "tan",
+    "tanh",
+    "trunc",
+    "erf",
+    "erfc",
+    "relu",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_tanh",
+    "log_sigmoid",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "softsign",
+    "sparse_plus",
+    "sparse_sigmoid",
+    "tanh_shrink",
+    "celu",
+    "elu",
+    "gelu",
+    "hard_shrink",
+    "leaky_relu",
+    "log_softmax",
+    "soft_shrink",
+    "softmax",
+    "sparsemax",
+    "squareplus",
+    "ravel",
+    "fliplr",
+    "flipud",
+    "stop_gradient",
+    "ones_like",
+    "zeros_like",
+    "argsort",
+    "sort",
+    "nan_to_num",
+    "normalize",
+    "flip",
+    "convert_to_tensor",
+]
+WITHIN_ONE = ["arccos", "arcsin", "arctanh", "erfinv"]
+FROM_ONE = ["arccosh", "log", "log10", "log1p", "log2", "reciprocal", "rsqrt", "sqrt"]
+BINARY = [
+    "add",
+    "divide",
+    "equal",
+    "floor_divide",
+    "fmax",
+    "fmin",
+    "greater",
+    "greater_equal",
+    "heaviside",
+    "hypot",
+    "less",
+    "less_equal",
+    "logaddexp",
+    "logaddexp2",
+    "logical_and",
+    "logical_or",
+    "logical_xor",
+    "maximum",
+    "minimum",
+    "mod",
+    "multiply",
+    "nextafter",
+    "not_equal",
+    "subtract",
+    "true_divide",
+    "arctan2",
+    "divide_no_nan",
+    "fmod",
+    "isclose",
+]
+BITWISE = [
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "bitwise_left_shift",
+    "bitwise_right_shift",
+    "left_shift",
+    "right_shift",
+    "gcd",
+    "lcm",
+]
+REDUCTIONS = [
+    "all",
+    "any",
+    "amax",
+    "amin",
+    "mean",
+    "median",
+    "nanmax",
+    "nanmean",
+    "nanmedian",
+    "nanmin",
+    "nanprod",
+    "nanstd",
+    "nansum",
+    "nanvar",
+    "ptp",
+    "std",
+    "sum",
+    "var",
+    "max",
+    "min",
+    "prod",
+    "logsumexp",
+]
+POSITION = ["argmax", "argmin", "nanargmax", "nanargmin"]
+RUNNING = ["cumprod", "cumsum", "nancumprod", "nancumsum"]
+QUANTILES = {"nanpercentile": 40, "nanquantile": 0.4, "percentile": 40, "quantile": 0.4}
+
+
+def _whole(o, x):
+    return o.cast(o.clip(o.abs(x), 0, 7), "int32")
+
+
+CALLS = {
+    **{camel(f): lambda o, x, f=f: getattr(o, f)(x) for f in UNARY},
+    **{camel(f): lambda o, x, f=f: getattr(o, f)(o.tanh(x) * 0.9) for f in WITHIN_ONE},
+    **{camel(f): lambda o, x, f=f: getattr(o, f)(o.abs(x) + 1) for f in FROM_ONE},
+    **{
+        camel(f): lambda o, x, f=f: [getattr(o, f)(x, CONSTANT), getattr(o, f)(x, x)]
+        for f in BINARY
+    },
+    **{camel(f): lambda o, x, f=f: getattr(o, f)(_whole(o, x), _whole(o, x)) for f in BITWISE},
+    **{
+        camel(f): lambda o, x, f=f: [
+            getattr(o, f)(x, axis=1),
+            getattr(o, f)(x, axis=(1, 2)),
+            getattr(o, f)(x, axis=-1, keepdims=True),
+        ]
+        for f in REDUCTIONS
+    },
+    **{
+        camel(f): lambda o, x, f=f: [
+            getattr(o, f)(x, axis=1),
+            getattr(o, f)(x, axis=-1, keepdims=True),
+        ]
+        for f in POSITION
+    },
+    **{camel(f): lambda o, x, f=f: getattr(o, f)(x, axis=1) for f in RUNNING},
+    **{
+        camel(f): lambda o, x, f=f, q=q: [
+            getattr(o, f)(x, q, axis=1),
+            getattr(o, f)(x, q, axis=(1, 2), keepdims=True),
+        ]
+        for f, q in QUANTILES.items()
+    },
+    "Abs": lambda o, x: abs(x),
+    "AllClose": lambda o, x: o.allclose(x, x),
+    "Append": lambda o, x: o.append(x, x, axis=1),
+    "Arange": lambda o, x: o.arange(o.sum(o.zeros_like(x)), 4),
+    "Array": lambda o, x: o.array(x),
+    "ArraySplit": lambda o, x: o.array_split(x, 2, axis=1),
+    "Average": lambda o, x: [o.average(x, axis=2), o.average(x, axis=2, weights=VECTOR)],
+    "BatchNorm": lambda o, x: o.batch_normalization(x, VECTOR, VECTOR**2, -1, VECTOR, VECTOR, 0.1),
+    "BitwiseInvert": lambda o, x: o.bitwise_invert(_whole(o, x)),
+    "BitwiseNot": lambda o, x: o.bitwise_not(x > 0),
+    "BroadcastTo": lambda o, x: o.broadcast_to(o.max(x), (2, 3)),
+    "CDist": lambda o, x: o.cdist(x[0], x[0] * 2),
+    "Cast": lambda o, x: [o.cast(x, dtype) for dtype in ("int32", "bool", "float64", "int64")],
+    "Clip": lambda o, x: [o.clip(x, -0.5, 0.5), o.clip(x, x_min=0, x_max=float("inf"))],
+    "Concatenate": lambda o, x: o.concatenate([x, x * 2], axis=-1),
+    "CountNonzero": lambda o, x: o.count_nonzero(x > 0, axis=1),
+    "Cross": lambda o, x: o.cross(x, VECTOR),
+    "Det": lambda o, x: o.det(_squares(o, x)),
+    "Diag": lambda o, x: o.diag(x[0, :, 0], k=1),
+    "Diagflat": lambda o, x: o.diagflat(x[0, :, 0]),
+    "Diagonal": lambda o, x: o.diagonal(x, offset=1, axis1=1, axis2=2),
+    "Diff": lambda o, x: o.diff(x, n=2, axis=1),
+    "Digitize": lambda o, x: o.digitize(x, np.array([-0.5, 0.0, 0.5], "float32")),
+    "Dot": lambda o, x: o.dot(x, CONSTANT.T),
+    "DotProductAttention": lambda o, x: [
+        o.dot_product_attention(*(o.reshape(x, (-1, 5, 1, 3)),) * 3),
+        o.dot_product_attention(
+            *(o.reshape(x, (-1, 5, 1, 3)),) * 3,
+            bias=CONSTANT[:, :1],
+            mask=np.tri(5, 5, 1) > 0,
+            scale=0.5,
+            is_causal=True,
+        ),
+    ],
+    "Dsplit": lambda o, x: o.dsplit(x, 3),
+    "Dstack": lambda o, x: o.dstack([x, x]),
+    "Eigh": lambda o, x: o.eigh(_squares(o, x))[0],
+    "Einsum": lambda o, x: [o.einsum("btf,tg->bfg", x, CONSTANT), o.einsum("btf->bf", x)],
+    "ExpandDims": lambda o, x: [o.expand_dims(x, 1), o.expand_dims(x, (1, -1))],
+    "ExtractSequences": lambda o, x: o.extract_sequences(x, 2, 1),
+    "FFT": lambda o, x: o.fft((x, x)),
+    "FFT2": lambda o, x: o.fft2((x, x)),
+    "FullLike": lambda o, x: [o.full_like(x, 2), o.full_like(x, 3.0, dtype="int32")],
+    "Full": lambda o, x: o.full((2, 3), o.max(x)),
+    "Gelu": lambda o, x: [o.gelu(x), o.gelu(x, approximate=False)],
+    "GetItem": lambda o, x: [x[:, -1, ::2], x[..., None, 1], x[0], x[:, 1:3]],
+    "Glu": lambda o, x: o.glu(x[:, :4], axis=1),
+    "Hsplit": lambda o, x: o.hsplit(x, [1, 3]),
+    "Hstack": lambda o, x: o.hstack([x, x]),
+    "IFFT2": lambda o, x: o.ifft2((x, x)),
+    "IRFFT": lambda o, x: o.irfft((x, x), fft_length=4),
+    "InTopK": lambda o, x: o.in_top_k(_whole(o, x)[:, 0, 0] % 3, o.sum(x, axis=1), 2),
+    "Inner": lambda o, x: o.inner(x, VECTOR),
+    "Inv": lambda o, x: o.inv(_squares(o, x)),
+    "IsIn": lambda o, x: o.isin(_whole(o, x), np.array([0, 2], "int32")),
+    "Kron": lambda o, x: o.kron(x[0], VECTOR),
+    "LayerNorm": lambda o, x: [
+        o.layer_normalization(x, VECTOR, VECTOR, axis=-1, epsilon=0.1),
+        o.layer_normalization(x, axis=(1, 2)),
+    ],
+    "Ldexp": lambda o, x: o.ldexp(x, _whole(o, x)),
+    "Linspace": lambda o, x: o.linspace(x[:, 0], x[:, 1], num=4, endpoint=False, axis=1),
+    "Logdet": lambda o, x: o.logdet(_squares(o, x)),
+    "Matmul": lambda o, x: o.matmul(x, CONSTANT.T),
+    "Max": lambda o, x: [o.max(x, axis=1), o.max(x, axis=(1, 2), initial=0.5)],
+    "Meshgrid": lambda o, x: o.meshgrid(x[0, :, 0], x[0, 0], indexing="ij"),
+    "Moments": lambda o, x: o.moments(x, axes=[1], keepdims=True),
+    "Moveaxis": lambda o, x: [o.moveaxis(x, 1, -1), o.moveaxis(x, (0, 1), (1, 0))],
+    "MultiHot": lambda o, x: o.multi_hot(_whole(o, x)[:, :, 0] % 4, 4),
+    "NanToNum": lambda o, x: [o.nan_to_num(x), o.nan_to_num(1 / o.sign(o.relu(x)), posinf=9.0)],
+    "Norm": lambda o, x: [o.norm(x, axis=-1), o.norm(x, ord=1, axis=1, keepdims=True)],
+    "Normalize": lambda o, x: [o.normalize(x), o.normalize(x, axis=1, order=1)],
+    "OneHot": lambda o, x: [
+        o.one_hot(_whole(o, x)[:, :, 0], 9),
+        o.one_hot(_whole(o, x)[:, 0, 0], 8, axis=0, dtype="int32"),
+    ],
+    "OnesLike": lambda o, x: [o.ones_like(x), o.ones_like(x, dtype="int32")],
+    "Outer": lambda o, x: o.outer(x, VECTOR),
+    "Pad": lambda o, x: [
+        o.pad(x, ((0, 0), (1, 2), (0, 1))),
+        o.pad(x, [[0, 0], [1, 0], [0, 0]], constant_values=2),
+        o.pad(x, ((0, 0), (1, 1), (0, 0)), mode="reflect"),
+    ],
+    "Power": lambda o, x: [x**2, o.power(o.abs(x) + 1, 0.5), 2**x],
+    "Prod": lambda o, x: [o.prod(x, axis=1), o.prod(x, axis=(1, 2), keepdims=True)],
+    "Qr": lambda o, x: o.abs(o.qr(_squares(o, x))[1]),
+    "RFFT": lambda o, x: o.rfft(x, fft_length=4),
+    "RMSNorm": lambda o, x: [
+        o.rms_normalization(x),
+        o.rms_normalization(x, VECTOR, axis=-1, epsilon=0.1),
+    ],
+    "Repeat": lambda o, x: [o.repeat(x, 2, axis=1), o.repeat(x, [1, 2, 0], axis=-1)],
+    "Reshape": lambda o, x: [o.reshape(x, (-1, 15)), o.reshape(x, (-1, 3, 5))],
+    "Roll": lambda o, x: [o.roll(x, 2, axis=1), o.roll(x, (1, -1), axis=(1, 2))],
+    "Rot90": lambda o, x: o.rot90(x, k=1, axes=(1, 2)),
+    "Round": lambda o, x: [o.round(x), o.round(x, decimals=1)],
+    "SVD": lambda o, x: o.svd(_squares(o, x), compute_uv=False),
+    "SaturateCast": lambda o, x: o.saturate_cast(x * 100, "int8"),
+    "Scatter": lambda o, x: o.scatter(POSITIONS, x[0, :2, 0], (3, 3)),
+    "ScatterUpdate": lambda o, x: [
+        o.scatter_update(x[0] * 1, POSITIONS, x[0, 0, :2]),
+        o.scatter_update(x[0] * 1, POSITIONS, x[0, 0, :2], reduction="max"),
+    ],
+    "SearchSorted": lambda o, x: o.searchsorted(
+        np.array([-0.5, 0, 1], "float32"), x[0, :, 0], side="right"
+    ),
+    "Select": lambda o, x: o.select([x > 0.5, x > 0], [x, -x], 9),
+    "Slice": lambda o, x: o.slice(x, (0, 1, 0), (2, 3, 2)),
+    "SliceUpdate": lambda o, x: o.slice_update(x[0] * 1, (1, 0), x[0, :2, :2]),
+    "Slogdet": lambda o, x: o.slogdet(_squares(o, x)),
+    "Softmax": lambda o, x: [o.softmax(x), o.softmax(x, axis=1), o.softmax(x, axis=(1, 2))],
+    "Solve": lambda o, x: o.solve(_squares(o, x), o.cast(o.transpose(x, (0, 2, 1)), "float32")),
+    "Split": lambda o, x: [*o.split(x, 3, axis=-1), *o.split(x, [1, 3], axis=1)],
+    "Squeeze": lambda o, x: [o.squeeze(x[:, :1], axis=1), o.squeeze(x[:, :1, 1:2], axis=(1, 2))],
+    "Stack": lambda o, x: o.stack([x, x * 2], axis=2),
+    "Swapaxes": lambda o, x: o.swapaxes(x, 1, 2),
+    "Take": lambda o, x: [
+        o.take(x, 1, axis=1),
+        o.take(x, [0, -1], axis=2),
+        o.take(CONSTANT, _whole(o, x)[:, :, 0] % 5, axis=0),
+    ],
+    "TakeAlongAxis": lambda o, x: o.take_along_axis(x, o.argsort(x, axis=1), axis=1),
+    "Tensordot": lambda o, x: [
+        o.tensordot(x, CONSTANT.T, axes=1),
+        o.tensordot(x, CONSTANT, axes=[[1, 2], [0, 1]]),
+    ],
+    "Threshold": lambda o, x: o.threshold(x, 0.2, -1.0),
+    "Tile": lambda o, x: o.tile(x, (1, 2, 1)),
+    "TopK": lambda o, x: [o.top_k(x, 2)[0], o.cast(o.top_k(o.sum(x, axis=-1), k=3)[1], "int32")],
+    "Trace": lambda o, x: o.trace(x, axis1=1, axis2=2),
+    "Transpose": lambda o, x: [o.transpose(x, (0, 2, 1)), o.transpose(x)],
+    "Trapezoid": lambda o, x: o.trapezoid(x, axis=1, dx=0.5),
+    "Tril": lambda o, x: o.tril(x, k=-1),
+    "Triu": lambda o, x: o.triu(x, k=1),
+    "Unstack": lambda o, x: o.unstack(x, axis=1),
+    "Vander": lambda o, x: o.vander(x[0, 0], N=3, increasing=True),
+    "Vdot": lambda o, x: o.vdot(x[0, 0], VECTOR),
+    "Vsplit": lambda o, x: o.vsplit(x, [1, 2]),
+    "Vstack": lambda o, x: o.vstack([x, x]),
+    "Where": lambda o, x: [o.where(x > 0, x, 0.0), o.where(x > 0, x, float("-inf"))],
+}
