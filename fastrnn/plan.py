@@ -197,6 +197,37 @@ class ApplySeveral(Apply):
         return tuple(np.asarray(result, self.result or self.dtype) for result in results)
 
 
+@dataclass(frozen=True, eq=False)
+class EveryStep(Step):
+    """A plan of its own for every step of a sequence; sources x, the mask, states; targets y, states.
+
+    `plan` goes from one step's x, mask and states to its y and states. Without states all steps are one batch.
+    """
+
+    plan: "Plan"
+    masked: bool
+    name: str
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        n_sequences = 2 if self.masked else 1
+        sequences, states = list(arrays[:n_sequences]), list(arrays[n_sequences:])
+        if self.masked and sequences[1].ndim < 3:
+            raise ValueError(
+                f"layer {self.name!r}: expected a mask (batch, timesteps, steps), with a mask for the layer inside "
+                f"at every step; got shape {sequences[1].shape}"
+            )
+        batch, steps = sequences[0].shape[:2]
+        if not states:
+            flat = [sequence.reshape(-1, *sequence.shape[2:]) for sequence in sequences]
+            (y,) = self.plan.run(flat)
+            return (y.reshape(batch, steps, *y.shape[1:]),)
+        outputs = []
+        for t in range(steps):
+            output, *states = self.plan.run([*(sequence[:, t] for sequence in sequences), *states])
+            outputs.append(output)
+        return (np.stack(outputs, axis=1), *states)
+
+
 @dataclass(frozen=True)
 class Value:
     """What flows between layers while they write a plan.

@@ -146,3 +146,100 @@ def test_configs_are_those_of_keras(theirs):
     }
     assert again["layer"]["config"]["name"] == config["layer"]["config"]["name"]
     assert type(theirs).from_config(again).get_config()["name"] == ours.name
+
+
+# -- TimeDistributed over layers that read masks or keep states ------------------------------------------------------
+
+
+def masks_of_steps(rng):
+    """Masks (3, 4, 5) whose every sequence starts and ends with a step that counts: there Keras's backends agree."""
+    masks = rng.random((3, 4, 5)) < 0.6
+    masks[..., [0, -1]] = True
+    return masks
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "Bidirectional", "model"])
+@pytest.mark.parametrize("return_sequences", [False, True])
+def test_every_step_has_a_mask_of_its_own(kind, return_sequences, rng):
+    def inner(package, models):
+        layer = package.GRU(3, return_sequences=return_sequences)
+        if kind == "Bidirectional":
+            return package.Bidirectional(layer)
+        return models.Sequential([models.Input((5, 2)), layer]) if kind == "model" else layer
+
+    theirs, ours = (
+        K.TimeDistributed(inner(K, keras)),
+        layers.TimeDistributed(inner(layers, fastrnn)),
+    )
+    x, masks = rng.normal(size=(3, 4, 5, 2)).astype("float32"), masks_of_steps(rng)
+    for layer in (theirs, ours):
+        layer.build((3, 4, 5, 2))
+    ours.set_weights(theirs.get_weights())
+    assert_equal(ours(x), theirs(x))
+    np.testing.assert_allclose(ours(x, mask=masks), theirs(x, mask=masks), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="timesteps, steps"):
+        ours(x, mask=masks[..., 0])
+    with pytest.raises(ValueError, match="mask"):
+        ours(x, mask=masks[:, :2])
+
+
+def test_sentences_of_words(rng):
+    """Hierarchical models: the mask of words goes to the inner layer, and a sentence of no words is masked itself."""
+    words = rng.integers(1, 9, (3, 4, 5))
+    words[0, :, 3:] = words[1, 2:] = words[2, 1, 1:] = 0
+    embedding, inner, outer = layers.Embedding(9, 3, mask_zero=True), layers.LSTM(4), layers.GRU(2)
+    model = fastrnn.Sequential(
+        [fastrnn.Input((4, 5)), embedding, layers.TimeDistributed(inner), outer]
+    )
+    vectors = embedding(words)
+    sentences = np.stack([inner(vectors[:, t], mask=words[:, t] > 0) for t in range(4)], axis=1)
+    expected = outer(sentences, mask=(words > 0).any(-1))
+    np.testing.assert_allclose(model(words), expected, rtol=0, atol=1e-6)
+
+
+def test_the_words_of_every_sentence_keep_their_masks(rng):
+    words = rng.integers(0, 4, (3, 4, 5))
+    embedding, below, above = (
+        layers.Embedding(4, 3, mask_zero=True),
+        layers.LSTM(4, return_sequences=True),
+        layers.GRU(2),
+    )
+    model = fastrnn.Sequential(
+        [
+            fastrnn.Input((4, 5)),
+            embedding,
+            layers.TimeDistributed(below),
+            layers.TimeDistributed(layers.LayerNormalization()),
+            layers.TimeDistributed(above),
+        ]
+    )
+    expected = []
+    for t in range(4):
+        mask = words[:, t] > 0
+        normalized = model.layers[2].layer(below(embedding(words[:, t]), mask=mask))
+        expected.append(above(normalized, mask=mask))
+    np.testing.assert_allclose(model(words), np.stack(expected, axis=1), rtol=0, atol=1e-6)
+
+
+def test_a_stateful_layer_goes_on_from_step_to_step(rng):
+    theirs = K.TimeDistributed(K.LSTM(3, stateful=True))
+    x = rng.normal(size=(2, 4, 5, 3)).astype("float32")
+    theirs.build(x.shape)
+    ours = layers.TimeDistributed(layers.LSTM(3, stateful=True))
+    ours.build(x.shape)
+    ours.set_weights(theirs.get_weights())
+    for _ in range(2):
+        assert_equal(ours(x), theirs(x))
+    assert_equal(ours.layer.states, [np.asarray(state) for state in theirs.layer.states])
+    model = fastrnn.Sequential([fastrnn.Input(batch_shape=x.shape), ours, layers.Dense(2)])
+    model.reset_states()
+    first, second = model(x), model(x)
+    assert np.abs(first - second).max() > 1e-3
+    model.reset_states()
+    assert_equal(model(x), first)
+
+
+def test_a_layer_with_several_outputs_at_every_step_is_refused():
+    layer = layers.TimeDistributed(layers.LSTM(3, return_state=True))
+    with pytest.raises(fastrnn.UnsupportedLayerError, match="several outputs"):
+        layer(np.zeros((2, 3, 4, 5)))

@@ -485,7 +485,7 @@ class Layer:
         masks: Nested
         if not self.takes_several:
             x = to_numeric(inputs, what)
-            masks = None if mask is None else to_mask(mask, x.shape[:2], what)
+            masks = None if mask is None else self._to_mask(mask, x.shape)
         else:
             if not isinstance(inputs, (list, tuple)):
                 raise ValueError(f"{what}: expected a list of inputs; got {type(inputs).__name__}")
@@ -494,12 +494,16 @@ class Layer:
             if len(given) != len(x):
                 raise ValueError(f"{what}: expected {len(x)} masks; got {len(given)}")
             masks = [
-                None if one is None else to_mask(one, array.shape[:2], what)
+                None if one is None else self._to_mask(one, array.shape)
                 for one, array in zip(given, x, strict=True)
             ]
         self._check_input(map_structure(np.shape, x))
         self._build_for(x)
         return self._execute(x, masks)
+
+    def _to_mask(self, mask: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+        """A call's mask as booleans, for an input of `shape`; ValueError if the layer takes no mask of its shape."""
+        return to_mask(mask, shape[:2], f"layer {self.name!r}")
 
     def _build_for(self, x: Nested) -> None:
         if not self.built:

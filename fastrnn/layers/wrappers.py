@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastrnn import plan
 from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import UnsupportedLayerError
-from fastrnn.layers.base import Layer, deserialize
+from fastrnn.layers.base import Layer, deserialize, to_mask
 from fastrnn.layers.core import Activation, Dense, Dropout
 from fastrnn.layers.rnn import RNN, RecurrentLayer, StatesLike
 
@@ -228,7 +229,8 @@ class TimeDistributed(Layer):
 
     Notes
     -----
-    Weights: the layer's.
+    Weights: the layer's. A mask (batch, timesteps, ...) is given to the layer step by step, (batch, ...), where the
+    layer passes masks on or reads them: one of (batch, timesteps, steps) to a recurrent layer.
     """
 
     arguments = ("layer",)
@@ -241,6 +243,11 @@ class TimeDistributed(Layer):
             raise TypeError(f"layer {self.name!r}: expected a layer; got {layer!r}")
         self.layer = layer
         layer._users.append(self)
+
+    @property
+    def stateful(self) -> bool:
+        """bool: whether the layer, or a layer in it, keeps states from step to step and call to call."""
+        return any(True for _ in self.layer._stateful_layers())
 
     def _children(self) -> list[tuple[str, Layer | list[Layer]]]:
         return [("layer", self.layer)]
@@ -266,25 +273,55 @@ class TimeDistributed(Layer):
             )
         self.layer._check_input((shape[0], *shape[2:]))
 
+    def _to_mask(self, mask: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+        n_axes = min(max(2, np.ndim(mask)), len(shape))
+        return to_mask(mask, shape[:n_axes], f"layer {self.name!r}")
+
     def lower(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
         if isinstance(self.layer, self.same_for_every_step):
             y = self.layer.lower(builder, x)
             assert isinstance(y, plan.Value)
             return y
         inner = plan.Builder()
-        step = inner.value((None, *x.shape[2:]))
-        output = self.layer.lower(inner, step)
-        if isinstance(output, list) or inner.states:
+        mask = None if x.mask is None else inner.mask()
+        # A stateful layer goes on from step to step, so its steps run one by one, each of the whole batch.
+        step = inner.value((x.shape[0] if self.stateful else None, *x.shape[2:]), mask)
+        output = self.layer.lower_call(inner, [step], {})
+        if not isinstance(output, plan.Value):
             raise UnsupportedLayerError(
-                f"layer {self.name!r}: a layer with states or several outputs cannot be applied to every step"
+                f"layer {self.name!r}: a layer with several outputs cannot be applied to every step"
             )
-        run = plan.Executable(inner, [step.buffer], [output.buffer])
-
-        def on_every_step(sequence: np.ndarray) -> np.ndarray:
-            steps = sequence.reshape(-1, *sequence.shape[2:])
-            (results,) = run([steps])
-            return results.reshape(*sequence.shape[:2], *results.shape[1:])
-
-        y = builder.value((*x.shape[:2], *output.shape[1:]), x.mask)
-        builder.add(plan.Apply((x.buffer,), (y.buffer,), self.compute_dtype, on_every_step))
+        reads_mask = any(mask in step.sources for step in inner.steps)
+        sources = [x.buffer, *([x.mask] if reads_mask and x.mask is not None else [])]
+        inputs = [step.buffer, *([mask] if reads_mask and mask is not None else [])]
+        y = builder.value((*x.shape[:2], *output.shape[1:]), self._mask_after(builder, x, output))
+        targets, outputs = [y.buffer], [output.buffer]
+        for layer, (inner_read, inner_final) in inner.states.items():
+            # The layer's states come in and go out with those of the model around it.
+            read, before = builder.states.get(layer, ([], []))
+            if not before:
+                before = [builder.value(state.shape) for state in inner_final]
+                read = [state.buffer for state in before]
+            final = [builder.value(state.shape) for state in inner_final]
+            builder.states[layer] = (read, final)
+            sources += [state.buffer for state in before]
+            targets += [state.buffer for state in final]
+            inputs += inner_read
+            outputs += [state.buffer for state in inner_final]
+        run = plan.Plan(inner.steps, inputs, outputs, inner.n_buffers, inner.masks)
+        builder.add(
+            plan.EveryStep(tuple(sources), tuple(targets), None, run, reads_mask, self.name)
+        )
         return y
+
+    def _mask_after(self, builder: plan.Builder, x: plan.Value, output: plan.Value) -> int | None:
+        """The output's mask: the input's, or what is left of it where the layer took its further axes away."""
+        if x.mask is None or output.mask is not None or len(x.shape) == 3:
+            return x.mask
+        mask = builder.mask()
+        builder.add(plan.Apply((x.mask,), (mask,), None, _any_within_a_step, np.dtype(bool)))
+        return mask
+
+
+def _any_within_a_step(mask: np.ndarray) -> np.ndarray:
+    return np.asarray(mask.reshape(*mask.shape[:2], -1).any(axis=-1))
