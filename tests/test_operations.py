@@ -1,5 +1,8 @@
 """The operations that Keras's functional API records, loaded with the model around them."""
 
+import zipfile
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from keras import ops
 
 import fastrnn
 from fastrnn.layers.operations import OPERATIONS
+from fastrnn.saving.config import read_layer
 from tests.operation_calls import CALLS
 
 NOT_RECORDED = {"Arange", "Norm"}  # which Keras's NumPy backend cannot run in a model
@@ -92,3 +96,23 @@ def test_arguments_that_do_not_fit(x):
     clip = OPERATIONS["Clip"](x_min=0, x_max=1)
     with pytest.raises(ValueError, match="too many"):
         clip._arguments([1, 2], {})
+
+
+@pytest.mark.parametrize("name", ["arithmetic", "shapes", "reductions", "activations", "choices"])
+def test_functions_of_tensorflow(name, tmp_path):
+    with zipfile.ZipFile(Path(__file__).parent / "data" / "keras2_operations.zip") as archive:
+        (model,) = [one for one in archive.namelist() if one in (f"{name}.h5", f"{name}.keras")]
+        path = archive.extract(model, tmp_path)
+        arrays = np.load(archive.extract(f"{name}.npz", tmp_path))
+    got = fastrnn.load_model(path)([arrays["in0"], arrays["in1"]])
+    assert len(got) == len(arrays) - 2
+    for i, mine in enumerate(got):
+        theirs = arrays[f"out{i}"]
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5, err_msg=str(i))
+
+
+def test_a_function_of_tensorflow_that_is_not_known(tmp_path):
+    config = {"name": "resize", "function": "image.resize"}
+    with pytest.raises(fastrnn.UnsupportedLayerError, match=r"'tf\.image\.resize' is not supp"):
+        read_layer({"class_name": "TFOpLambda", "config": config}, (2, 12), {})

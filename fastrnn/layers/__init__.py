@@ -77,6 +77,7 @@ from fastrnn.layers.reshaping import (
 )
 from fastrnn.layers.rnn import RNN
 from fastrnn.layers.simple_rnn import SimpleRNN, SimpleRNNCell
+from fastrnn.layers.tensorflow_operations import TENSORFLOW_OPERATIONS
 from fastrnn.layers.wrappers import Bidirectional, TimeDistributed
 
 _LAYERS: tuple[type[Layer], ...] = (
@@ -163,7 +164,10 @@ REGISTRY: dict[str, type[Layer]] = {layer.__name__: layer for layer in _LAYERS}
 
 LOADABLE: dict[str, type[Layer]] = {
     **REGISTRY,
-    **{f"ops.{name}": operation for name, operation in OPERATIONS.items()},
+    **{
+        f"ops.{name}": operation
+        for name, operation in {**OPERATIONS, **TENSORFLOW_OPERATIONS}.items()
+    },
 }
 """What a file may name: nothing else is ever made from one."""
 

@@ -44,6 +44,7 @@ class Operation(Layer):
         """All arguments of the function: the options, and the call's in the places that are left."""
         parameters = inspect.signature(type(self).function).parameters
         given, rest = {**self.options, **kwargs}, list(args)
+        given.pop("name", None)  # what TensorFlow was to call the result
         for name, parameter in parameters.items():
             if parameter.kind is parameter.VAR_POSITIONAL:
                 first = [given.pop(one) for one in list(parameters)[: list(parameters).index(name)]]
@@ -134,7 +135,9 @@ def _lists_to_tuples(value: Any) -> Any:
     return tuple(map(_lists_to_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _class_of(class_name: str, function: Callable[..., Any]) -> type[Operation]:
+def class_of(class_name: str, function: Callable[..., Any]) -> type[Operation]:
+    """Return the operation that computes `function`."""
+
     def __init__(self: Operation, name: str | None = None, **options: Any) -> None:
         Operation.__init__(self, name, **options)
 
@@ -147,6 +150,6 @@ def _class_of(class_name: str, function: Callable[..., Any]) -> type[Operation]:
 
 
 OPERATIONS: dict[str, type[Operation]] = {
-    name: _class_of(name, function) for name, function in _operation.OPERATIONS.items()
+    name: class_of(name, function) for name, function in _operation.OPERATIONS.items()
 }
 """By Keras's names of the classes in keras.src.ops."""

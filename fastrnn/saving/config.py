@@ -276,6 +276,8 @@ class _Reader:
     def unsupported_class(self, class_name: str, here: Path) -> UnsupportedLayerError:
         if class_name in _HOLDS_CODE:
             reason = f"a {class_name} layer holds Python code, which is never run from a file"
+        elif class_name.startswith("ops."):
+            reason = f"the operation {class_name[4:200]!r} is not supported"
         else:
             reason = f"layers of class {class_name[:200]!r} are not supported"
         return UnsupportedLayerError(f"{_where(here)}: {reason}")
@@ -549,7 +551,7 @@ class _Reader:
                 return _tensor_ref(value[:3], here)
             if isinstance(value, list):
                 return [keyword(key, item) for item in value]
-            return self.value(key, value, here)
+            return self.value("kwargs", value, here)
 
         inputs = argument(call)
         kwargs = {key: keyword(key, value) for key, value in kwargs.items()}

@@ -4,6 +4,7 @@ Each `Era` puts the layer configs of files older than ``before`` in the words of
 that a file of Keras 1 passes through all of them and a file of Keras 3 through none.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,6 +102,16 @@ def _single_axis(config: Config) -> tuple[str, Config]:
     if isinstance(axis, list) and len(axis) == 1:
         config = {**config, "axis": axis[0]}
     return "BatchNormalization", config
+
+
+_TENSORFLOW_FUNCTION = r"(?:compat\.v\d\.)?(?:(?:math|nn|linalg|__operators__)\.)?(\w+)"
+
+
+def _tensorflow_operation(config: Config) -> tuple[str, Config]:
+    function = str(config.get("function"))
+    known = re.fullmatch(_TENSORFLOW_FUNCTION, function)
+    name = {key: config[key] for key in ("name",) if key in config}
+    return f"ops.tf.{known[1] if known else function}", name
 
 
 _GATED = ("LSTM", "GRU", "LSTMCell", "GRUCell", "ConvLSTM2D", "ConvLSTM2DCell")
@@ -205,7 +216,11 @@ KERAS_2 = Era(
         "ReLU": {"theta": "threshold"},
     },
     values={"activation": _OLD_HARD_SIGMOID, "recurrent_activation": _OLD_HARD_SIGMOID},
-    rewrites={"BatchNormalization": _single_axis},
+    rewrites={
+        "BatchNormalization": _single_axis,
+        "TFOpLambda": _tensorflow_operation,
+        "SlicingOpLambda": _tensorflow_operation,
+    },
 )
 
 ERAS = (KERAS_1, BEFORE_KERAS_2_3, KERAS_2)
