@@ -28,3 +28,15 @@ def _seeded_weights():
 @pytest.fixture
 def rng():
     return np.random.default_rng(20240229)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print how many cases the sweeps against Keras had, and how many failed."""
+    stats = terminalreporter.stats
+    counts = {
+        outcome: sum("test_sweep" in report.nodeid for report in stats.get(outcome, []))
+        for outcome in ("passed", "failed")
+    }
+    if any(counts.values()):
+        total = sum(counts.values())
+        terminalreporter.write_line(f"sweeps: {total} cases, {counts['failed']} failures")

@@ -326,9 +326,9 @@ class _Reader:
         if key in _ACTIVATION_KEYS:
             return self.activation(value, here)
         if key in _FLAG_KEYS:
-            if not isinstance(value, bool):
+            if not (isinstance(value, int) and value in (0, 1)):
                 raise _error(here, f"{key} must be true or false, got {value!r}")
-            return value
+            return bool(value)
         if key in _COUNT_KEYS:
             return _counts(key, value, here)
         return self.value(key, value, here)

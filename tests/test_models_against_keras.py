@@ -1,0 +1,274 @@
+"""Random functional models that Keras built and saved, against Keras itself.
+
+Each seed grows a graph: inputs, then layers and operations on tensors picked at random, recurrent layers first of all,
+with masks, states wired from one layer to another, shared and nested layers, several inputs and outputs.
+"""
+
+import random
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as K
+from keras import ops
+
+import fastrnn
+
+N_MODELS = 160
+RECURRENT = ("SimpleRNN", "LSTM", "GRU")
+
+
+class Grower:
+    """Grows one model."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        self.inputs, self.arrays = {}, {}
+        self.sequences, self.vectors, self.states = [], [], []
+        self.shared = []
+        self.steps = self.random.randint(2, 6)
+        self.rng = np.random.default_rng(seed)
+        for _ in range(self.random.choice([1, 1, 2, 3])):
+            self.add_input()
+
+    def choice(self, *options):
+        return self.random.choice(options)
+
+    def add_input(self):
+        name = f"in_{len(self.inputs)}"
+        kind = self.choice("sequence", "sequence", "tokens", "masked", "vector")
+        batch, steps = 3, self.steps
+        # Valid steps first: where a row starts with masked ones, Keras's backends disagree.
+        lengths = self.rng.integers(1, steps + 1, (batch, 1))
+        valid = np.arange(steps) < lengths
+        if kind == "tokens":
+            tensor = keras.Input((steps,), name=name, dtype="int32")
+            tokens = self.rng.integers(1, 9, (batch, steps))
+            self.arrays[name] = np.where(valid, tokens, 0).astype("int32")
+            self.sequences.append(K.Embedding(9, self.size(), mask_zero=self.choice(0, 1))(tensor))
+        elif kind == "vector":
+            features = self.size()
+            tensor = keras.Input((features,), name=name)
+            self.arrays[name] = self.normal(batch, features)
+            self.vectors.append(tensor)
+        else:
+            features = self.size()
+            tensor = keras.Input((steps, features), name=name)
+            self.arrays[name] = self.normal(batch, steps, features)
+            value = tensor
+            if kind == "masked":
+                self.arrays[name] *= valid[..., None]
+                value = K.Masking()(tensor)
+            self.sequences.append(value)
+        self.inputs[name] = tensor
+        if not self.sequences:
+            self.sequences.append(K.RepeatVector(steps)(self.vectors[-1]))
+
+    def normal(self, *shape):
+        return self.rng.normal(size=shape).astype("float32")
+
+    def size(self):
+        return self.random.randint(1, 9)
+
+    def activation(self):
+        return self.choice("tanh", "relu", "sigmoid", "linear", "softmax", "elu", "selu", "swish")
+
+    def cell(self, units):
+        name = self.choice(*RECURRENT)
+        options = {"reset_after": self.choice(True, False)} if name == "GRU" else {}
+        return getattr(K, f"{name}Cell")(units, **options)
+
+    def recurrent(self, units=None, **options):
+        units = units or self.size()
+        options = {"go_backwards": self.choice(False, False, True), **options}
+        if self.choice(0, 0, 1):
+            return K.RNN([self.cell(units) for _ in range(self.choice(2, 3))], **options)
+        name = self.choice(*RECURRENT)
+        if self.choice(0, 1):
+            options["activation"] = self.choice("tanh", "relu", "sigmoid")
+        if name == "GRU":
+            options["reset_after"] = self.choice(True, False)
+        return getattr(K, name)(units, use_bias=self.choice(True, True, False), **options)
+
+    def keep(self, value):
+        """Put a tensor where the next layers look for inputs."""
+        (self.sequences if len(value.shape) == 3 else self.vectors).append(value)
+
+    # Each of these takes one step of growth.
+
+    def grow_recurrent(self):
+        x = self.random.choice(self.sequences)
+        layer = self.recurrent(return_sequences=self.choice(True, True, False))
+        self.keep(layer(x))
+
+    def grow_states(self):
+        """An encoder's states start a decoder of the same kind."""
+        name, units = self.choice(*RECURRENT), self.size()
+        x, z = self.random.choice(self.sequences), self.random.choice(self.sequences)
+        make = getattr(K, name)
+        y, *states = make(units, return_state=True)(x)
+        decoder = make(units, return_sequences=self.choice(True, False))
+        self.keep(decoder(z, initial_state=states))
+        self.vectors += [y, *states]
+
+    def grow_both_directions(self):
+        x = self.random.choice(self.sequences)
+        inner = self.recurrent(return_sequences=self.choice(True, True, False), go_backwards=False)
+        mode = self.choice("concat", "sum", "mul", "ave", None)
+        outputs = K.Bidirectional(inner, merge_mode=mode)(x)
+        for output in outputs if mode is None else [outputs]:
+            self.keep(output)
+
+    def grow_every_step(self):
+        x = self.random.choice(self.sequences)
+        inner = self.choice(
+            K.Dense(self.size(), activation=self.activation()),
+            keras.Sequential([K.Dense(self.size()), K.LayerNormalization()]),
+            K.LayerNormalization(),
+        )
+        self.keep(K.TimeDistributed(inner)(x))
+
+    def grow_along(self):
+        """A layer that keeps a sequence a sequence."""
+        x = self.random.choice(self.sequences)
+        layer = self.choice(
+            lambda: K.Dense(self.size(), activation=self.activation()),
+            lambda: K.Dropout(0.3),
+            lambda: K.SpatialDropout1D(0.3),
+            lambda: K.BatchNormalization(),
+            lambda: K.LayerNormalization(),
+            lambda: K.UnitNormalization(),
+            lambda: K.Rescaling(0.5, 0.1),
+            lambda: K.Activation(self.activation()),
+            lambda: K.LeakyReLU(0.2),
+            lambda: K.PReLU(shared_axes=[1]),
+            lambda: K.ZeroPadding1D(1),
+            lambda: K.UpSampling1D(2),
+            lambda: K.Conv1D(self.size(), 2, padding=self.choice("same", "causal")),
+            lambda: K.SeparableConv1D(self.size(), 2, padding="same"),
+            lambda: K.MaxPooling1D(2, padding="same"),
+            lambda: K.AveragePooling1D(2, padding="same"),
+            lambda: K.Permute((2, 1)),
+            lambda: K.GaussianNoise(0.1),
+        )()
+        self.keep(layer(x))
+
+    def grow_to_a_vector(self):
+        x = self.random.choice(self.sequences)
+        layer = self.choice(K.GlobalAveragePooling1D, K.GlobalMaxPooling1D, K.Flatten)
+        self.keep(layer()(x))
+
+    def grow_vector(self):
+        if self.vectors:
+            x = self.random.choice(self.vectors)
+            layer = self.choice(
+                lambda: K.Dense(self.size(), activation=self.activation()),
+                lambda: K.BatchNormalization(),
+                lambda: K.RepeatVector(self.steps),
+                lambda: K.Reshape((x.shape[1], 1)),
+                lambda: K.Softmax(),
+            )()
+            self.keep(layer(x))
+
+    def grow_merged(self):
+        pool = self.choice(self.sequences, self.vectors or self.sequences)
+        x = self.random.choice(pool)
+        like = [y for y in pool if y.shape[:-1] == x.shape[:-1]]
+        others = [self.random.choice(like) for _ in range(self.choice(1, 2))]
+        same = [y for y in others if y.shape == x.shape]
+        kind = self.choice("Concatenate", "Add", "Multiply", "Average", "Maximum")
+        if kind == "Concatenate" or not same:
+            self.keep(K.Concatenate()([x, *others]))
+        else:
+            self.keep(getattr(K, kind)()([x, *same]))
+
+    def grow_operation(self):
+        x = self.random.choice(self.sequences)
+        self.keep(
+            self.choice(
+                lambda: x[:, -1],
+                lambda: x[:, ::-1],
+                lambda: x * 0.5 + 1.0,
+                lambda: ops.mean(x, axis=1),
+                lambda: ops.max(x, axis=-1, keepdims=True),
+                lambda: ops.tanh(x) - x,
+                lambda: ops.concatenate([x, x], axis=-1),
+                lambda: ops.softmax(x, axis=1),
+            )()
+        )
+
+    def grow_shared(self):
+        if self.shared and self.choice(0, 1):
+            layer, features = self.random.choice(self.shared)
+            like = [x for x in self.sequences if x.shape[-1] == features]
+            self.keep(layer(self.random.choice(like)))
+        else:
+            x = self.random.choice(self.sequences)
+            layer = self.recurrent(return_sequences=self.choice(True, False))
+            self.keep(layer(x))
+            self.shared.append((layer, x.shape[-1]))
+
+    def grow_nested(self):
+        x = self.random.choice(self.sequences)
+        inside = keras.Input(x.shape[1:])
+        y = self.recurrent(return_sequences=True)(inside)
+        model = keras.Model(inside, [y, K.Dense(self.size())(y)] if self.choice(0, 1) else y)
+        outputs = model(x)
+        for output in outputs if isinstance(outputs, list) else [outputs]:
+            self.keep(output)
+
+    def model(self):
+        kinds = [name for name in dir(self) if name.startswith("grow_")]
+        kinds += ["grow_recurrent"] * 4 + ["grow_both_directions", "grow_states"] * 2
+        for _ in range(self.random.randint(3, 8)):
+            getattr(self, self.random.choice(kinds))()
+        last = [*self.sequences[-2:], *self.vectors[-2:]]
+        outputs = last[: self.random.randint(1, len(last))]
+        structure = self.choice("list", "dict", "one")
+        if structure == "dict":
+            outputs = {f"out_{number}": output for number, output in enumerate(outputs)}
+        elif structure == "one":
+            outputs = self.choice(*outputs[-1:])
+        inputs = self.choice(dict(self.inputs), list(self.inputs.values()))
+        return keras.Model(inputs, outputs)
+
+
+def leaves(outputs):
+    if isinstance(outputs, dict):
+        return [leaf for key in sorted(outputs) for leaf in leaves(outputs[key])]
+    if isinstance(outputs, (list, tuple)):
+        return [leaf for output in outputs for leaf in leaves(output)]
+    return [np.asarray(outputs)]
+
+
+def scramble(model, rng):
+    """Give every weight a value that tells it from the others; variances stay positive."""
+    for weight in model.weights:
+        values = rng.normal(0, 0.4, weight.shape)
+        weight.assign(np.abs(values) + 0.5 if "variance" in weight.name else values)
+
+
+@pytest.mark.parametrize("seed", range(N_MODELS))
+def test_sweep_of_models(seed, tmp_path):
+    grower = Grower(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = grower.model()
+        scramble(model, grower.rng)
+        given = {name: grower.arrays[name] for name in grower.inputs}
+        expected = (
+            model([given[layer.name] for layer in model.inputs])
+            if isinstance(model._inputs_struct, list)
+            else model(given)
+        )
+        path = tmp_path / f"model.{'keras' if seed % 2 else 'h5'}"
+        model.save(path)
+    for ours in (fastrnn.load_model(path), fastrnn.from_keras(model)):
+        got = ours(given)
+        assert type(got) is type(expected) or not isinstance(expected, (list, tuple, dict))
+        results = leaves(got)
+        assert len(results) == len(leaves(expected))
+        for a, b in zip(results, leaves(expected), strict=True):
+            scale = max(1, np.abs(b).max(initial=0))
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
