@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastrnn import plan
+from fastrnn._nested import flatten
 from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers.base import Layer, deserialize, to_mask
@@ -174,7 +175,10 @@ class Bidirectional(RecurrentLayer):
     def lower(
         self, builder: plan.Builder, x: plan.Value, initial_state: Nested = None
     ) -> plan.Value | list[plan.Value]:
-        halves = (None, None) if initial_state is None else self._halves(initial_state)
+        halves: tuple[Any, Any] = (None, None)
+        if initial_state is not None:
+            flat, n_forward = flatten(initial_state), self.forward_layer.n_states
+            halves = flat[:n_forward], flat[n_forward:]
         outputs, states = [], []
         for direction, half in zip(self._directions, halves, strict=True):
             lowered = direction.lower(builder, x, half)
