@@ -272,3 +272,14 @@ def test_sweep_of_models(seed, tmp_path):
         for a, b in zip(results, leaves(expected), strict=True):
             scale = max(1, np.abs(b).max(initial=0))
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
+
+
+def test_a_layer_that_keeps_little_in_its_config_is_no_operation(tmp_path, rng):
+    """An .h5 file tells operations from layers by the key that SpatialDropout1D lacks too."""
+    x = keras.Input((5, 3))
+    model = keras.Model(x, K.SpatialDropout1D(0.3)(x) + 1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save(tmp_path / "model.h5")
+    array = rng.normal(size=(2, 5, 3))
+    np.testing.assert_allclose(fastrnn.load_model(tmp_path / "model.h5")(array), array + 1, 1e-6)

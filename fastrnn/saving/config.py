@@ -262,7 +262,9 @@ class _Reader:
             return isinstance(module, str) and module.startswith("keras.src.ops.")
         if self.version < (3,) or class_name in (INPUT_LAYER, *MODEL_CLASSES):
             return False
-        return "trainable" not in config
+        # A few layers (SpatialDropout1D) lack the key too.
+        is_known = f"ops.{class_name}" in self.options or class_name not in self.options
+        return "trainable" not in config and is_known
 
     def foreign_origin(self, described: Config, class_name: str) -> str | None:
         """Return where a class that is not Keras's own comes from, None for Keras's own."""
