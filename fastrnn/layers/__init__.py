@@ -1,6 +1,7 @@
 """Keras's layers, by Keras's names."""
 
 from fastrnn.layers.activation_layers import ELU, LeakyReLU, PReLU, ReLU, Softmax
+from fastrnn.layers.attention import AdditiveAttention, Attention, MultiHeadAttention
 from fastrnn.layers.base import Layer
 from fastrnn.layers.cells import StackedRNNCells
 from fastrnn.layers.convolution import (
@@ -13,6 +14,7 @@ from fastrnn.layers.convolution import (
     SeparableConv1D,
 )
 from fastrnn.layers.core import Activation, Dense, Dropout, Input, InputLayer
+from fastrnn.layers.einsum_dense import EinsumDense
 from fastrnn.layers.embedding import Embedding, Masking
 from fastrnn.layers.gru import GRU, GRUCell
 from fastrnn.layers.lstm import LSTM, LSTMCell
@@ -157,6 +159,10 @@ _LAYERS: tuple[type[Layer], ...] = (
     Conv3D,
     DepthwiseConv1D,
     SeparableConv1D,
+    AdditiveAttention,
+    Attention,
+    MultiHeadAttention,
+    EinsumDense,
 )
 
 REGISTRY: dict[str, type[Layer]] = {layer.__name__: layer for layer in _LAYERS}
@@ -179,7 +185,9 @@ __all__ = [
     "Activation",
     "ActivityRegularization",
     "Add",
+    "AdditiveAttention",
     "AlphaDropout",
+    "Attention",
     "Average",
     "AveragePooling1D",
     "AveragePooling2D",
@@ -199,6 +207,7 @@ __all__ = [
     "DepthwiseConv1D",
     "Dot",
     "Dropout",
+    "EinsumDense",
     "Embedding",
     "Flatten",
     "GRUCell",
@@ -224,6 +233,7 @@ __all__ = [
     "MaxPooling3D",
     "Maximum",
     "Minimum",
+    "MultiHeadAttention",
     "Multiply",
     "Normalization",
     "PReLU",

@@ -28,8 +28,8 @@ def build(spec: LayerSpec | ModelSpec) -> "Layer":
             if isinstance(spec, ModelSpec):
                 return model.model_from_spec(spec)
             layer = model.layer_from_spec(spec)
-            shape: Any = spec.build_shape
-            if shape is not None or not layer.takes_several:
+            shape: Any = spec.build_shapes if layer.takes_several else spec.build_shape
+            if shape or not layer.takes_several:
                 layer.build(shape)  # None is enough for a layer of one input without weights
             return layer
     except (ModelFormatError, UnsupportedLayerError):

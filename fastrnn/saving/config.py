@@ -253,6 +253,7 @@ class _Reader:
             config={**self.layer_options(class_name, config, here), "name": own_name},
             build_shape=_build_shape(described, here),
             shared_id=shared_id if isinstance(shared_id, int) else None,
+            build_shapes=_build_shapes(described, here),
         )
 
     def is_operation(self, described: Config, class_name: str, config: Config) -> bool:
@@ -661,6 +662,18 @@ def _build_shape(described: Config, path: Path) -> Shape | None:
     if shape is None and isinstance(shapes, dict):
         shape = next(iter(shapes.values()), None)
     return _shape(shape, path)
+
+
+def _build_shapes(described: Config, path: Path) -> tuple[Shape, ...]:
+    """Return the shapes of a layer's several inputs, which are a list, or arguments on their own."""
+    build_config = described.get("build_config")
+    if not isinstance(build_config, dict):
+        return ()
+    listed = build_config.get("input_shape")
+    if listed is None and isinstance(build_config.get("shapes_dict"), dict):
+        listed = list(build_config["shapes_dict"].values())
+    shapes = [_shape(one, path) for one in listed] if isinstance(listed, list) else []
+    return tuple(shape for shape in shapes if shape is not None)
 
 
 def _first_input_shape(layers: list[Any], path: Path) -> Shape | None:

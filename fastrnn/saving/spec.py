@@ -69,6 +69,8 @@ class LayerSpec:
         unknown size.
     shared_id : int or None
         Equal for two specs that were one shared layer.
+    build_shapes : tuple of tuple
+        The shapes of all inputs that the layer was built with, as far as the file says so.
     """
 
     class_name: str
@@ -76,6 +78,7 @@ class LayerSpec:
     config: Config
     build_shape: Shape | None = None
     shared_id: int | None = None
+    build_shapes: tuple[Shape, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
