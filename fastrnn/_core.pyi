@@ -50,6 +50,30 @@ class Recurrent(Step):
     ) -> None: ...
 
 @disjoint_base
+class ConvRecurrent(Step):
+    def __init__(
+        self,
+        kernel: _Weights,
+        recurrent_kernel: _Weights,
+        bias: _Weights | None,
+        activation: str,
+        recurrent_activation: str,
+        strides: Sequence[int],
+        dilation: Sequence[int],
+        *,
+        same: bool,
+        channels_first: bool,
+        x: int,
+        y: int | None,
+        mask: int | None = None,
+        initial: Sequence[int | None] = (),
+        final: Sequence[int | None] = (),
+        return_sequences: bool = False,
+        go_backwards: bool = False,
+        zero_output_for_mask: bool = False,
+    ) -> None: ...
+
+@disjoint_base
 class Dense(Step):
     def __init__(
         self, kernel: _Weights, bias: _Weights | None, activation: str, *, x: int, y: int

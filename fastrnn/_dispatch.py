@@ -28,6 +28,7 @@ class Core(Protocol):
     ACTIVATIONS: dict[str, int]
     ROW_ACTIVATIONS: tuple[str, ...]
     Recurrent: "type[_core.Recurrent]"
+    ConvRecurrent: "type[_core.ConvRecurrent]"
     Dense: "type[_core.Dense]"
     Activate: "type[_core.Activate]"
     Merge: "type[_core.Merge]"

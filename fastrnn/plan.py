@@ -83,12 +83,7 @@ class Recurrence(Step):
         if activation is None or recurrent_activation is None:
             return None
         first_state = 2 if self.masked else 1
-        return core(self.dtype).Recurrent(
-            self.kernel,
-            cell.kernel,
-            cell.recurrent_kernel,
-            cell.bias,
-            getattr(cell, "recurrent_bias", None),
+        return self._kernel_step(
             activation,
             recurrent_activation,
             x=self.sources[0],
@@ -99,6 +94,23 @@ class Recurrence(Step):
             return_sequences=self.return_sequences,
             go_backwards=self.go_backwards,
             zero_output_for_mask=self.zero_output_for_mask,
+        )
+
+    def _kernel_step(
+        self, activation: str, recurrent_activation: str, **over_time: Any
+    ) -> "_core.Step":
+        """The core's step; what it does over time is `over_time`."""
+        cell: Any = self.cell
+        assert self.kernel is not None
+        return core(self.dtype).Recurrent(
+            self.kernel,
+            cell.kernel,
+            cell.recurrent_kernel,
+            cell.bias,
+            getattr(cell, "recurrent_bias", None),
+            activation,
+            recurrent_activation,
+            **over_time,
         )
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -118,6 +130,27 @@ class Recurrence(Step):
             zero_output_for_mask=self.zero_output_for_mask,
         )
         return (y, *states[: len(self.targets) - 1])
+
+
+class ConvRecurrence(Recurrence):
+    """A ConvLSTM over time; `cell` is `reference.ConvLSTM`."""
+
+    def _kernel_step(
+        self, activation: str, recurrent_activation: str, **over_time: Any
+    ) -> "_core.Step":
+        cell: Any = self.cell
+        return core(self.dtype).ConvRecurrent(
+            cell.kernel,
+            cell.recurrent_kernel,
+            cell.bias,
+            activation,
+            recurrent_activation,
+            cell.strides,
+            cell.dilation,
+            same=cell.padding == "same",
+            channels_first=cell.channel_axis == 1,
+            **over_time,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,12 @@ batch, T for timesteps, F for features and U for units. The layouts and formulas
 (keras/src/layers/rnn); where Keras's backends disagree, of its TensorFlow and PyTorch backends.
 """
 
+from collections.abc import Sequence
+from math import prod
 from typing import Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from fastrnn._types import ActivationFunction
 
@@ -69,6 +72,58 @@ def merge(a: np.ndarray, b: np.ndarray, mode: str) -> np.ndarray:
     if mode == "mul":
         return a * b
     return a + b if mode == "sum" else (a + b) / 2
+
+
+def _same_padding(length: int, window: int, stride: int) -> tuple[int, int]:
+    """The zeros before and after an axis that give ceil(length / stride) windows."""
+    total = max((-(-length // stride) - 1) * stride + window - length, 0)
+    return total // 2, total - total // 2
+
+
+def convolve(
+    x: np.ndarray,
+    kernel: np.ndarray,
+    strides: Sequence[int],
+    dilation: Sequence[int],
+    padding: str,
+) -> np.ndarray:
+    """Return the convolution of `x` with `kernel`.
+
+    Parameters
+    ----------
+    x : ndarray, shape (batch, *space, channels)
+    kernel : ndarray, shape (*kernel_size, channels / groups, filters)
+        For as many groups as the channels tell.
+    strides, dilation : sequence of int
+    padding : str
+        "valid", "same" or "causal".
+
+    Returns
+    -------
+    ndarray, shape (batch, *new_space, filters)
+    """
+    rank = x.ndim - 2
+    sizes = kernel.shape[:rank]
+    windows = [(size - 1) * step + 1 for size, step in zip(sizes, dilation, strict=True)]
+    if padding != "valid":
+        ends = [
+            (window - 1, 0) if padding == "causal" else _same_padding(length, window, stride)
+            for length, window, stride in zip(x.shape[1:-1], windows, strides, strict=True)
+        ]
+        x = np.pad(x, [(0, 0), *ends, (0, 0)])
+    patches = sliding_window_view(x, windows, tuple(range(1, rank + 1)))
+    taken = [slice(None, None, stride) for stride in strides]
+    inside = [slice(None, None, step) for step in dilation]
+    patches = patches[(slice(None), *taken, slice(None), *inside)]
+    places = patches.shape[: rank + 1]
+    inputs, filters = kernel.shape[-2:]
+    groups = x.shape[-1] // inputs
+    patches = patches.reshape(*places, groups, inputs, *sizes)
+    # (groups, *places, *sizes, inputs), so that a group's patches are the rows of a matrix
+    order = [rank + 1, *range(rank + 1), *range(rank + 3, 2 * rank + 3), rank + 2]
+    rows = patches.transpose(order).reshape(groups, prod(places), prod(sizes) * inputs)
+    columns = kernel.reshape(prod(sizes) * inputs, groups, filters // groups).transpose(1, 0, 2)
+    return (rows @ columns).transpose(1, 0, 2).reshape(*places, filters)
 
 
 class SimpleRNN:
@@ -173,6 +228,59 @@ class GRU:
         g = self.activation(x_g + (r * h_g if self.reset_after else h_g))
         h = z * h + (1 - z) * g
         return h, (h,)
+
+
+class ConvLSTM:
+    """An LSTM whose products are convolutions: the equations of `LSTM` with x * W and h * R for x W and h R.
+
+    W is (*taps, C, 4 F) and R (*taps, F, 4 F), b (4 F,), for images of C channels and F filters (Shi et al., 2015,
+    without their peepholes). The convolution of h keeps its size, whatever that of x does.
+    """
+
+    n_states = 2
+
+    def __init__(
+        self,
+        kernel: np.ndarray,
+        recurrent_kernel: np.ndarray,
+        bias: np.ndarray | None,
+        activation: ActivationFunction,
+        recurrent_activation: ActivationFunction,
+        *,
+        strides: Sequence[int],
+        dilation: Sequence[int],
+        padding: str,
+        channel_axis: int = -1,
+    ) -> None:
+        self.kernel, self.recurrent_kernel, self.bias = kernel, recurrent_kernel, bias
+        self.activation, self.recurrent_activation = activation, recurrent_activation
+        self.strides, self.dilation = tuple(strides), tuple(dilation)
+        self.padding, self.channel_axis = padding, channel_axis
+
+    def _convolved_input(self, x: np.ndarray) -> np.ndarray:
+        x = np.moveaxis(x, self.channel_axis, -1)
+        z = convolve(x, self.kernel, self.strides, self.dilation, self.padding)
+        return np.moveaxis(z if self.bias is None else z + self.bias, -1, self.channel_axis)
+
+    def _convolved_state(self, h: np.ndarray) -> np.ndarray:
+        h = np.moveaxis(h, self.channel_axis, -1)
+        ones = (1,) * len(self.strides)
+        z = convolve(h, self.recurrent_kernel, ones, ones, "same")
+        return np.moveaxis(z, -1, self.channel_axis)
+
+    def initial_states(self, x: np.ndarray) -> States:
+        """Return zeros (B, *new_space, F) for h and c."""
+        i, *_ = np.split(self._convolved_input(x[:, 0]), 4, axis=self.channel_axis)
+        return np.zeros_like(i), np.zeros_like(i)
+
+    def step(self, x: np.ndarray, states: States) -> tuple[np.ndarray, States]:
+        """Return h' and the states (h', c') after one step; x (B, *space, C), h and c (B, *new_space, F)."""
+        h, c = states
+        z = self._convolved_input(x) + self._convolved_state(h)
+        i, f, g, o = np.split(z, 4, axis=self.channel_axis)
+        c = self.recurrent_activation(f) * c + self.recurrent_activation(i) * self.activation(g)
+        h = self.recurrent_activation(o) * self.activation(c)
+        return h, (h, c)
 
 
 def recurrence(

@@ -300,14 +300,16 @@ cdef void run_merge(
     cdef const Merging* layer = <const Merging*>pointer
     cdef const Shape* shape = &shapes[layer.a]
     cdef Py_ssize_t units = shape.dims[shape.ndim - 1], b_units = shapes[layer.b].dims[shape.ndim - 1]
-    cdef Py_ssize_t steps = shape.dims[0] if shape.ndim > 1 else 1
-    cdef Py_ssize_t row, step, i
+    cdef Py_ssize_t steps = shape.dims[0] if layer.backwards else 1
+    cdef Py_ssize_t places = shape.size // units // steps
+    cdef Py_ssize_t row, step, place, i
     cdef real* a = <real*>data[layer.a]
     cdef real* y = <real*>data[layer.y]
     cdef real* b
-    for row in range(rows):
-        for step in range(steps):
-            b = <real*>data[layer.b] + (row * steps + (steps - 1 - step if layer.backwards else step)) * b_units
+    for row in range(rows * steps):
+        step = row % steps
+        b = <real*>data[layer.b] + (row + (steps - 1 - 2 * step if layer.backwards else 0)) * places * b_units
+        for place in range(places):
             if layer.mode == CONCAT:
                 memcpy(y, a, units * sizeof(real))
                 memcpy(y + units, b, b_units * sizeof(real))
@@ -322,13 +324,15 @@ cdef void run_merge(
                 for i in range(units):
                     y[i] = (a[i] + b[i]) * <real>0.5
             a += units
+            b += b_units
             y += units
 
 
 cdef class Merge(Step):
-    """a and b, (steps, units) or (units,) a row, merged as `mode`, a key of MERGE_MODES, says.
+    """a and b, (..., units) a row, merged as `mode`, a key of MERGE_MODES, says.
 
-    With `backwards` the steps of b come last first, as a layer that went backwards gives them.
+    With `backwards` the first axis is of steps, and those of b come last first, as a layer that went backwards gives
+    them.
     """
     cdef Merging layer
 
@@ -592,7 +596,7 @@ cdef class Program:
         cdef Call call
         cdef Arena arena
         cdef Py_ssize_t number, n_threads, n_parts, last_tile
-        cdef size_t head, needed
+        cdef size_t head, needed, bytes_of_row = 0
         cdef double cost = 0, beside = 0
         cdef bint side_by_side
         for number in range(self.n_steps):
@@ -602,8 +606,11 @@ cdef class Program:
             for number in range(self.n_levels):
                 beside += self.cost_beside(<int>number, batch, shapes)
         side_by_side = beside > 0 and steps_beat_tiles(batch, n_threads, cost, cost - beside)
+        for number in range(self.n_buffers):
+            if outside[number] == NULL:
+                bytes_of_row += shapes[number].size * shapes[number].item
         call.batch = batch
-        call.tile = batch if side_by_side else tile_rows_for(batch, n_threads)
+        call.tile = batch if side_by_side else tile_rows_for(batch, n_threads, bytes_of_row)
         call.n_tiles = (batch + call.tile - 1) // call.tile
         n_parts = n_threads = min(n_threads, call.n_tiles)
         if side_by_side:

@@ -23,6 +23,10 @@ cdef enum:
     ACTIVATION_COST = 16
     # Rows of a batch that one tile of work takes at most; a multiple of every TILE_ROWS.
     ROWS_AT_ONCE = 96
+    # What passes between the steps for one tile may take up, unless one row takes more: images over time are large.
+    TILE_BYTES = 67108864
+    # Pixels of an image that go through one panel of weights before the next: a multiple of every TILE_ROWS.
+    PIXELS_AT_ONCE = 192
     # Multiply-adds below which a second thread costs more than it takes over.
     COST_OF_A_THREAD = 400000
     # Rows whose work is worth reading the weights once a tile: LSTM(256) takes 1200 us for 1 row, 1500 for 2, 2450 for 4.
@@ -45,9 +49,12 @@ cdef Py_ssize_t threads_for(Py_ssize_t batch, double cost_of_row) noexcept nogil
     return <Py_ssize_t>max(1.0, min(worthwhile, <double>min(<Py_ssize_t>n_threads_allowed, batch)))
 
 
-cdef Py_ssize_t tile_rows_for(Py_ssize_t batch, Py_ssize_t n_threads) noexcept nogil:
-    """Rows of a tile: equal ones, a tile or more for each thread, none above ROWS_AT_ONCE."""
-    cdef Py_ssize_t tiles = max(n_threads, (batch + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE)
+cdef Py_ssize_t tile_rows_for(Py_ssize_t batch, Py_ssize_t n_threads, size_t bytes_of_row) noexcept nogil:
+    """Rows of a tile: equal ones, a tile or more for each thread, none above ROWS_AT_ONCE or TILE_BYTES."""
+    cdef Py_ssize_t most = ROWS_AT_ONCE
+    if bytes_of_row:
+        most = max(<Py_ssize_t>1, min(most, <Py_ssize_t>(TILE_BYTES // bytes_of_row)))
+    cdef Py_ssize_t tiles = max(n_threads, (batch + most - 1) // most)
     return (batch + tiles - 1) // tiles
 
 

@@ -5,70 +5,17 @@ Inside, arrays are (batch, *space, channels), kernels (*kernel_size, channels of
 
 from collections.abc import Sequence
 from itertools import product
-from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from fastrnn import activations, initializers, plan
 from fastrnn._types import ActivationLike, InitializerLike, Shape
 from fastrnn.layers.array import ArrayLayer
 from fastrnn.layers.core import activate, positive_integer
+from fastrnn.reference import convolve
 
 Sizes = int | Sequence[int]
-
-
-def _same_padding(length: int, window: int, stride: int) -> tuple[int, int]:
-    """The zeros before and after an axis that give ceil(length / stride) windows."""
-    total = max((-(-length // stride) - 1) * stride + window - length, 0)
-    return total // 2, total - total // 2
-
-
-def convolve(
-    x: np.ndarray,
-    kernel: np.ndarray,
-    strides: Sequence[int],
-    dilation: Sequence[int],
-    padding: str,
-) -> np.ndarray:
-    """Return the convolution of `x` with `kernel`.
-
-    Parameters
-    ----------
-    x : ndarray, shape (batch, *space, channels)
-    kernel : ndarray, shape (*kernel_size, channels / groups, filters)
-        For as many groups as the channels tell.
-    strides, dilation : sequence of int
-    padding : str
-        "valid", "same" or "causal".
-
-    Returns
-    -------
-    ndarray, shape (batch, *new_space, filters)
-    """
-    rank = x.ndim - 2
-    sizes = kernel.shape[:rank]
-    windows = [(size - 1) * step + 1 for size, step in zip(sizes, dilation, strict=True)]
-    if padding != "valid":
-        ends = [
-            (window - 1, 0) if padding == "causal" else _same_padding(length, window, stride)
-            for length, window, stride in zip(x.shape[1:-1], windows, strides, strict=True)
-        ]
-        x = np.pad(x, [(0, 0), *ends, (0, 0)])
-    patches = sliding_window_view(x, windows, tuple(range(1, rank + 1)))
-    taken = [slice(None, None, stride) for stride in strides]
-    inside = [slice(None, None, step) for step in dilation]
-    patches = patches[(slice(None), *taken, slice(None), *inside)]
-    places = patches.shape[: rank + 1]
-    inputs, filters = kernel.shape[-2:]
-    groups = x.shape[-1] // inputs
-    patches = patches.reshape(*places, groups, inputs, *sizes)
-    # (groups, *places, *sizes, inputs), so that a group's patches are the rows of a matrix
-    order = [rank + 1, *range(rank + 1), *range(rank + 3, 2 * rank + 3), rank + 2]
-    rows = patches.transpose(order).reshape(groups, prod(places), prod(sizes) * inputs)
-    columns = kernel.reshape(prod(sizes) * inputs, groups, filters // groups).transpose(1, 0, 2)
-    return (rows @ columns).transpose(1, 0, 2).reshape(*places, filters)
 
 
 def convolve_each(
