@@ -4,11 +4,13 @@ import functools
 import importlib
 import itertools
 
+import keras
 import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import _dispatch, activations, reference
+from fastrnn import _dispatch, activations, layers, plan, reference
+from tests.backends import as_on_tensorflow
 from tests.pairs import pairwise
 
 BASE = importlib.import_module("fastrnn._core_base_f32")
@@ -187,33 +189,6 @@ def test_threads_change_nothing(core):
         np.testing.assert_array_equal(a, b)
 
 
-def test_large_batches_are_cut_into_tiles(core):
-    """Three layers, with 4 MB a row of float32 between them."""
-    rng = np.random.default_rng(0)
-    weights = [rng.normal(0, 0.3, (1, 4, 16)).astype(core.DTYPE), np.zeros((1, 4, 16), core.DTYPE)]
-    steps = [
-        core.ConvRecurrent(
-            *weights,
-            None,
-            "tanh",
-            "sigmoid",
-            [1],
-            [1],
-            same=False,
-            channels_first=False,
-            x=number,
-            y=number + 1,
-            return_sequences=True,
-        )
-        for number in range(3)
-    ]
-    program = core.Program(4, steps, [0], [3])
-    x = rng.normal(size=(19, 2, 2**16, 4)).astype(core.DTYPE)
-    together = program.run(x)
-    for row in (0, 9, 18):
-        np.testing.assert_array_equal(together[row], program.run(x[row : row + 1])[0])
-
-
 @pytest.mark.parametrize(
     "shapes",
     [
@@ -259,3 +234,324 @@ def test_directions_merge_step_by_step_whatever_a_step_is(core):
         got = core.Program(3, [step], [0, 1], [2]).run((a, b))
         expected = reference.merge(a, b[:, ::-1] if backwards else b, mode)
         np.testing.assert_array_equal(got, expected)
+
+
+# The layers against real Keras
+
+OPTIONS = {
+    "rank": [1, 2, 3],
+    "filters": [1, 2, 5],
+    "kernel_size": [1, 2, 3, (3, 1, 2)],
+    "strides": [1, 2, (1, 2, 3)],
+    "dilation_rate": [1, 2, (2, 1, 1)],
+    "padding": ["valid", "same", "SAME"],
+    "data_format": [None, "channels_last", "channels_first"],
+    "channels": [1, 3],
+    "batch": [1, 3],
+    "steps": [1, 2, 4],
+    "mask": [*MASKS],
+    "initial_state": [False, True],
+    "activation": ["tanh", "relu", "softsign", "linear"],
+    "recurrent_activation": ["sigmoid", "hard_sigmoid", "tanh"],
+    "dtype": ["float32", "float64"],
+    **{
+        flag: [False, True]
+        for flag in (
+            "use_bias",
+            "return_sequences",
+            "return_state",
+            "go_backwards",
+            "stateful",
+            "unroll",
+            "zero_output_for_mask",
+        )
+    },
+}
+CASES = pairwise(OPTIONS, seed=7)
+NOT_ARGUMENTS = ("rank", "channels", "batch", "steps", "mask", "initial_state")
+
+
+def built(module, case, batch):
+    """Return the case's layer for images of which its kernel fits into just one to three times a side."""
+    arguments = {name: value for name, value in case.items() if name not in NOT_ARGUMENTS}
+    for name in ("kernel_size", "strides", "dilation_rate"):
+        arguments[name] = per_axis(arguments[name], case["rank"])
+    if max(arguments["strides"]) > 1:
+        arguments["dilation_rate"] = 1
+    layer = getattr(module.layers, f"ConvLSTM{case['rank']}D")(**arguments)
+    space, channels = (5, 6, 7)[-case["rank"] :], case["channels"]
+    first = case["data_format"] == "channels_first"
+    image = (channels, *space) if first else (*space, channels)
+    layer.build((batch, case["steps"], *image))
+    return layer, image
+
+
+def keras_results(case, weights, calls):
+    """Return what Keras gives for successive calls, a flat list each.
+
+    Row by row: its NumPy backend multiplies images by masks of another shape.
+    """
+    rows = []
+    for row in range(case["batch"]):
+        layer, _ = built(keras, case, 1)
+        layer.set_weights(weights)
+        of_row = []
+        for x, mask, states in calls:
+            part = slice(row, row + 1)
+            given = None if mask is None else mask[part]
+            start = None if states is None else [state[part] for state in states]
+            result = layer(x[part], mask=given, initial_state=start)
+            output, *final = result if case["return_state"] else [result]
+            of_row.append([as_on_tensorflow(np.asarray(output), given, layer), *final])
+        rows.append(of_row)
+    return [
+        [np.concatenate(parts) for parts in zip(*call, strict=True)]
+        for call in zip(*rows, strict=True)
+    ]
+
+
+def results_of(layer, calls):
+    results = [layer(x, mask=mask, initial_state=states) for x, mask, states in calls]
+    return [list(one) if isinstance(one, tuple) else [one] for one in results]
+
+
+def assert_same(got, expected, tolerance):
+    for ours, theirs in zip(got, expected, strict=True):
+        assert [a.shape for a in ours] == [a.shape for a in theirs]
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_layer_is_that_of_keras_and_the_oracle(number, monkeypatch):
+    case, rng = CASES[number], np.random.default_rng(number)
+    layer, image = built(fastrnn, case, case["batch"])
+    weights = [
+        rng.normal(0, 0.4 / np.sqrt(np.prod(w.shape[:-1])), w.shape).astype("float32")
+        for w in layer.weights
+    ]
+    shape = (case["batch"], case["steps"], *image)
+    calls = []
+    for call in range(2 if case["stateful"] else 1):
+        states = None
+        if case["initial_state"] and not call:
+            like = layer._cell.state_shapes(image)
+            states = [rng.normal(0, 0.5, (case["batch"], *one)).astype("float32") for one in like]
+        mask = masked(case["mask"], case["batch"], case["steps"])
+        calls.append((rng.normal(size=shape).astype("float32"), mask, states))
+    layer.set_weights(weights)
+    results = results_of(layer, calls)
+    assert {array.dtype for result in results for array in result} == {np.dtype(case["dtype"])}
+    expected = keras_results(case, weights, calls)
+    largest = max(1, np.max([np.abs(array).max() for result in expected for array in result]))
+    assert_same(results, expected, 1e-5 * largest)
+    monkeypatch.setattr(plan.ConvRecurrence, "compiled", lambda step: None)
+    layer, _ = built(fastrnn, case, case["batch"])
+    layer.set_weights(weights)
+    oracle = results_of(layer, calls)
+    assert_same(results, oracle, largest * (1e-10 if case["dtype"] == "float64" else 1e-5))
+
+
+@pytest.mark.parametrize("name", sorted(BASE.ACTIVATIONS.keys() - {"hard_sigmoid_keras2"}))
+def test_every_activation(name, rng):
+    x = images(1, rng)
+    arguments = {"filters": 2, "kernel_size": 2, "return_sequences": True, "use_bias": False}
+    for place in ("activation", "recurrent_activation"):
+        theirs, ours = (m.layers.ConvLSTM1D(**arguments, **{place: name}) for m in (keras, fastrnn))
+        expected = theirs(x)
+        ours.build(x.shape)
+        ours.set_weights(theirs.get_weights())
+        np.testing.assert_allclose(ours(x), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_softmax_is_over_the_last_axis_whatever_it_is(name, data_format, rng):
+    x = rng.normal(size=(2, 3, 4, 5, 6)).astype("float32")
+    arguments = {"filters": 3, "kernel_size": 2, "activation": name, "data_format": data_format}
+    theirs, ours = (m.layers.ConvLSTM2D(**arguments) for m in (keras, fastrnn))
+    expected = theirs(x)
+    ours.build(x.shape)
+    ours.set_weights(theirs.get_weights())
+    np.testing.assert_allclose(ours(x), expected, rtol=0, atol=1e-5)
+
+
+def images(rank, rng, batch=2, steps=3):
+    return rng.normal(size=(batch, steps, *(6, 5, 4)[:rank], 2)).astype("float32")
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_files(rank, suffix, tmp_path, rng):
+    name = f"ConvLSTM{rank}D"
+    conv_lstm = getattr(keras.layers, name)
+    x = images(rank, rng)
+    model = keras.Sequential(
+        [
+            keras.Input(x.shape[1:]),
+            conv_lstm(3, 2, padding="same", return_sequences=True, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Bidirectional(conv_lstm(2, 3, recurrent_activation="hard_sigmoid")),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+    model.save(tmp_path / f"model{suffix}")
+    loaded = fastrnn.load_model(tmp_path / f"model{suffix}")
+    np.testing.assert_allclose(loaded.predict(x), model(x), rtol=0, atol=1e-5)
+    assert type(loaded.layers[0]) is getattr(layers, name)
+    copied = fastrnn.from_keras(model)
+    np.testing.assert_array_equal(copied(x), loaded(x))
+
+
+@pytest.mark.parametrize("merge_mode", ["concat", "sum", "mul", "ave", None])
+@pytest.mark.parametrize("return_sequences", [False, True])
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_bidirectional(merge_mode, return_sequences, data_format, rng):
+    x = images(2, rng)
+    options = {"return_sequences": return_sequences, "data_format": data_format}
+
+    def made(module):
+        layer = module.layers.ConvLSTM2D(3, 2, padding="same", return_state=True, **options)
+        return module.layers.Bidirectional(layer, merge_mode=merge_mode)
+
+    theirs, ours = made(keras), made(fastrnn)
+    expected = theirs(x)
+    ours.build(x.shape)
+    ours.set_weights(theirs.get_weights())
+    for a, b in zip(ours(x), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_time_distributed(rng):
+    x = rng.normal(size=(2, 3, 4, 5, 6, 2)).astype("float32")
+    theirs, ours = (
+        m.layers.TimeDistributed(m.layers.ConvLSTM2D(3, 2, strides=2)) for m in (keras, fastrnn)
+    )
+    expected = theirs(x)
+    ours.build(x.shape)
+    ours.set_weights(theirs.get_weights())
+    np.testing.assert_allclose(ours(x), expected, rtol=0, atol=1e-5)
+
+
+def test_states_of_one_layer_start_another(rng):
+    x = images(2, rng)
+
+    def made(module):
+        inputs = module.Input(x.shape[1:])
+        encoder = module.layers.ConvLSTM2D(3, 2, padding="same", return_state=True)
+        decoder = module.layers.ConvLSTM2D(3, 3, padding="same", return_sequences=True)
+        _, *states = encoder(inputs)
+        return module.Model(inputs, decoder(inputs, initial_state=states))
+
+    model = made(keras)
+    np.testing.assert_allclose(fastrnn.from_keras(model)(x), model(x), rtol=0, atol=1e-5)
+
+
+def test_cell_alone_and_in_a_stack(rng):
+    x = images(2, rng)
+    layer = layers.ConvLSTM2D(3, 2, padding="same", return_sequences=True, return_state=True)
+    y, h, c = layer(x)
+    states = layer.cell.get_initial_state(2)
+    for t in range(3):
+        output, states = layer.cell(x[:, t], states)
+        np.testing.assert_allclose(output, y[:, t], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(states, [h, c], rtol=0, atol=1e-6)
+    above = layers.ConvLSTM2D(2, 3)
+    expected = above(y)
+    stack = layers.RNN([layer.cell, above.cell])
+    np.testing.assert_array_equal(stack(x), expected)
+    copy = layers.RNN.from_config(stack.get_config())
+    copy.build(x.shape)
+    copy.set_weights(stack.get_weights())
+    np.testing.assert_array_equal(copy(x), expected)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_config_is_that_of_keras(rank):
+    arguments = {
+        "filters": 3,
+        "kernel_size": 2,
+        "padding": "same",
+        "strides": 2,
+        "recurrent_activation": "hard_sigmoid",
+        "unit_forget_bias": False,
+        "go_backwards": True,
+        "name": "layer",
+    }
+    name = f"ConvLSTM{rank}D"
+    config = getattr(layers, name)(**arguments).get_config()
+    theirs = getattr(keras.layers, name)(**arguments).get_config()
+    assert config.keys() == theirs.keys()
+    for key in ("filters", "kernel_size", "strides", "dilation_rate", "data_format", "padding"):
+        assert config[key] == theirs[key]
+    again = getattr(layers, name).from_config(theirs).get_config()
+    assert {**again, "seed": None} == {**config, "seed": None}
+
+
+def test_initial_weights_are_those_of_lstm(rng):
+    layer = layers.ConvLSTM2D(3, 2)
+    layer.build((None, 4, 5, 5, 2))
+    assert [w.shape for w in layer.weights] == [(2, 2, 2, 12), (2, 2, 3, 12), (12,)]
+    np.testing.assert_array_equal(layer.weights[2], np.repeat([0, 1, 0, 0], 3))
+
+
+def test_size_of_images_may_be_unknown(rng):
+    layer = layers.ConvLSTM2D(3, 2)
+    model = fastrnn.Sequential([fastrnn.Input((None, None, None, 2)), layer])
+    assert model.output_shape == (None, None, None, 3)
+    for size in (5, 7):
+        x = rng.normal(size=(2, 3, size, 6, 2)).astype("float32")
+        np.testing.assert_array_equal(model(x), layer(x))
+
+
+def test_no_rows_give_no_rows(rng):
+    assert layers.ConvLSTM1D(3, 2)(np.zeros((0, 4, 5, 2))).shape == (0, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strides": 2, "dilation_rate": 2}, "strides or dilation_rate to be 1"),
+        ({"padding": "causal"}, "padding 'valid' or 'same'"),
+        ({"data_format": "first"}, "data_format 'channels_last' or 'channels_first'"),
+        ({"kernel_size": (2, 2, 2)}, "kernel_size: expected an integer, or 2 of them"),
+        ({"kernel_size": 0}, "kernel_size: expected an integer, or 2 of them"),
+        ({"filters": 0}, "units"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        layers.ConvLSTM2D(**{"filters": 3, "kernel_size": 2} | arguments)
+
+
+def test_wrong_inputs(rng):
+    layer = layers.ConvLSTM2D(3, 4)
+    with pytest.raises(ValueError, match="that a kernel of size"):
+        layer(np.zeros((2, 3, 3, 5, 2)))
+    with pytest.raises(ValueError, match="ndim=5"):
+        layer(np.zeros((2, 3, 5, 5)))
+    x = np.zeros((2, 3, 5, 6, 2))
+    layer(x)
+    with pytest.raises(ValueError, match="expected steps of shape"):
+        layer(np.zeros((2, 3, 5, 6, 1)))
+    with pytest.raises(ValueError, match="expected shape"):
+        layer(x, initial_state=[np.zeros((2, 2, 3, 3)), np.zeros((2, 2, 2, 3))])
+    with pytest.raises(ValueError, match="rank of 1, 2 or 3"):
+        layers.ConvLSTMCell(4, 3, 2)
+    stateful = layers.ConvLSTM1D(3, 2, stateful=True)
+    with pytest.raises(ValueError, match="images of known size"):
+        stateful.build((2, 3, None, 2))
+
+
+def test_a_failing_call_leaves_states_alone(rng):
+    layer = layers.ConvLSTM1D(3, 2, stateful=True)
+    x = images(1, rng)
+    layer(x)
+    before = [state.copy() for state in layer.states]
+    with pytest.raises(ValueError, match="stateful with a batch of 2"):
+        layer(np.concatenate([x, x]))
+    np.testing.assert_array_equal(layer.states, before)
+    layer.reset_states()
+    np.testing.assert_array_equal(layer.states, np.zeros_like(before))

@@ -469,6 +469,14 @@ def test_many_buffers(length, core, rng):
     assert_near(core.Program(length + 1, steps, [0], [length]).run(x), expected, core)
 
 
+def test_rows_of_a_tile_are_few_where_rows_are_large():
+    core = importlib.import_module(f"fastrnn._core_{BUILDS[0]}")
+    steps = [core.Activate("relu", x=i, y=i + 1) for i in range(9)]
+    x = np.resize(np.arange(-9, 10, dtype=core.DTYPE), (5, 2**20))  # 4 MB a row and buffer
+    y = core.Program(10, steps, [0], [9]).run(x)
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
+
+
 @pytest.mark.parametrize("batch", [96, 97, 200, 500])
 def test_threads_and_tiles_change_rounding_only(batch, core, rng):
     steps, _ = chain(core, rng, hidden=64)

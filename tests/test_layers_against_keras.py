@@ -12,6 +12,7 @@ import pytest
 
 import fastrnn
 from fastrnn import activations, reference
+from tests.backends import as_on_tensorflow
 from tests.pairs import pairwise
 
 KERAS_ACTIVATIONS = [name for name in activations.NAMES if name != "hard_sigmoid_keras2"]
@@ -87,23 +88,6 @@ def masked(kind, batch, steps, rng):
     elif kind == "column":
         mask = mask[:, :, None]
     return mask
-
-
-def as_on_tensorflow(output, mask, layer):
-    """Correct what Keras gives on its NumPy backend to what TensorFlow and torch give.
-
-    A masked step repeats the previous output. Where there is none, NumPy takes the initial state
-    and the others zeros. And NumPy ignores zero_output_for_mask when it unrolls.
-    """
-    if mask is None:
-        return output
-    counts = mask.reshape(mask.shape[:2]).astype(bool)
-    if layer.go_backwards:
-        counts = counts[:, ::-1]
-    blank = ~(counts if layer.zero_output_for_mask else np.logical_or.accumulate(counts, axis=1))
-    if not layer.return_sequences:
-        blank = blank[:, -1]
-    return np.where(blank[..., None], 0, output)
 
 
 def keras_results(layer, calls):

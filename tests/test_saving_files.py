@@ -437,6 +437,33 @@ def test_keras_1_weights(cls, file_order, order, consume_less, tmp_path, rng):
     np.testing.assert_allclose(y, expected(x), atol=ATOL, rtol=0)
 
 
+def test_keras_1_conv_lstm(tmp_path, rng):
+    filters = 3
+    expected = fastrnn.layers.ConvLSTM2D(
+        filters, (2, 3), padding="same", recurrent_activation="hard_sigmoid_keras2"
+    )
+    expected.build((None, 4, 5, 6, 2))
+    weights = [rng.uniform(-1, 1, weight.shape) for weight in expected.get_weights()]
+    expected.set_weights(weights)
+    per_gate = [gates(weight, 4)["ifco".index(gate)] for gate in "icfo" for weight in weights]
+    config = {
+        "name": "old",
+        "nb_filter": filters,
+        "nb_row": 2,
+        "nb_col": 3,
+        "border_mode": "same",
+        "subsample": [1, 1],
+        "dim_ordering": "tf",
+        "inner_activation": "hard_sigmoid",
+        "forget_bias_init": "one",
+        "batch_input_shape": [None, 4, 5, 6, 2],
+    }
+    old_file(tmp_path / "m.h5", {"class_name": "ConvLSTM2D", "config": config}, per_gate, "1.2.2")
+    x = rng.normal(size=(3, 4, 5, 6, 2))
+    y = fastrnn.load_model(tmp_path / "m.h5").predict(x)
+    np.testing.assert_allclose(y, expected(x), atol=ATOL, rtol=0)
+
+
 # Layers in memory
 
 

@@ -4,6 +4,7 @@ from fastrnn.layers.activation_layers import ELU, LeakyReLU, PReLU, ReLU, Softma
 from fastrnn.layers.attention import AdditiveAttention, Attention, MultiHeadAttention
 from fastrnn.layers.base import Layer
 from fastrnn.layers.cells import StackedRNNCells
+from fastrnn.layers.conv_lstm import ConvLSTM1D, ConvLSTM2D, ConvLSTM3D, ConvLSTMCell
 from fastrnn.layers.convolution import (
     Conv1D,
     Conv1DTranspose,
@@ -91,6 +92,10 @@ _LAYERS: tuple[type[Layer], ...] = (
     GRU,
     GRUCell,
     StackedRNNCells,
+    ConvLSTM1D,
+    ConvLSTM2D,
+    ConvLSTM3D,
+    ConvLSTMCell,
     Bidirectional,
     TimeDistributed,
     Embedding,
@@ -200,6 +205,10 @@ __all__ = [
     "Conv2D",
     "Conv2DTranspose",
     "Conv3D",
+    "ConvLSTM1D",
+    "ConvLSTM2D",
+    "ConvLSTM3D",
+    "ConvLSTMCell",
     "Cropping1D",
     "Cropping2D",
     "Cropping3D",

@@ -18,6 +18,14 @@ from fastrnn.reference import convolve
 Sizes = int | Sequence[int]
 
 
+def convolved_length(length: int, window: int, stride: int, padding: str) -> int:
+    """Return the size of a convolution's result along an axis of size `length`, below 1 where none fits.
+
+    `window` is the size of the dilated kernel along the axis; `padding` is as for `convolve`.
+    """
+    return (length - (window if padding == "valid" else 1)) // stride + 1
+
+
 def convolve_each(
     x: np.ndarray,
     kernel: np.ndarray,
@@ -200,8 +208,7 @@ class _Convolution(ArrayLayer):
 
     def _length(self, length: int, i: int) -> int:
         """The output's size along the space axis `i`, for the input's."""
-        less = self._window(i) - 1 if self.padding == "valid" else 0
-        return (length - less - 1) // self.strides[i] + 1
+        return convolved_length(length, self._window(i), self.strides[i], self.padding)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         self._check_input(input_shape)

@@ -1,6 +1,6 @@
 """Keras's LSTM and its cell."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class LSTMCell(RecurrentCell):
     i, f, g, o.
     """
 
-    arguments = (
+    arguments: ClassVar[tuple[str, ...]] = (
         "units",
         "activation",
         "recurrent_activation",
@@ -122,7 +122,7 @@ class LSTMCell(RecurrentCell):
             ]
         )
 
-    def recurrence(self) -> tuple[reference.LSTM, str]:
+    def recurrence(self) -> tuple[reference.Cell, str]:
         cell = reference.LSTM(
             self.kernel,
             self.recurrent_kernel,

@@ -263,6 +263,8 @@ class RecurrentCell(KerasCell):
 
     n_gates: ClassVar[int] = 1
     n_states_of_kind: ClassVar[int] = 1
+    plan_step: ClassVar[type[plan.Recurrence]] = plan.Recurrence
+    """The step of a plan that runs the cell."""
 
     activation: ActivationFunction
     use_bias: bool
@@ -337,7 +339,7 @@ class RecurrentCell(KerasCell):
     def recurrence_step(
         self, sources: tuple[int, ...], targets: tuple[int, ...], masked: bool, over: OverTime
     ) -> plan.Step:
-        return plan.Recurrence(
+        return self.plan_step(
             sources,
             targets,
             self.compute_dtype,
@@ -500,7 +502,7 @@ class RNN(RecurrentLayer):
 
     def __getattr__(self, name: str) -> Any:
         # units, kernel_initializer and all the rest that Keras's layers forward to their cell.
-        if name in type(self).__dict__.get("arguments", ()):
+        if name != "cell" and name in type(self).arguments:
             return getattr(self.cell, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -564,7 +566,7 @@ class RNN(RecurrentLayer):
                 f"got ndim={len(shape)}, shape {tuple(shape)}"
             )
         sizes = list(zip(shape[2:], expected or (), strict=False))
-        if any(want not in (None, got) for got, want in sizes):
+        if any(None not in (got, want) and got != want for got, want in sizes):
             raise ValueError(
                 f"layer {self.name!r}: expected steps of shape {expected}; got an input of shape {tuple(shape)}"
             )

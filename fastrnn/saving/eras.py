@@ -7,6 +7,7 @@ that a file of Keras 1 passes through all of them and a file of Keras 3 through 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastrnn._types import Config
@@ -61,11 +62,11 @@ def _without(config: Config, *keys: str) -> Config:
     return {key: value for key, value in config.items() if key not in keys}
 
 
-def _kernel_of_rows_and_columns(config: Config) -> tuple[str, Config]:
+def _kernel_of_rows_and_columns(class_name: str, config: Config) -> tuple[str, Config]:
     if "nb_row" in config:
         kernel_size = [config["nb_row"], config["nb_col"]]
         config = {**_without(config, "nb_row", "nb_col"), "kernel_size": kernel_size}
-    return "Conv2D", config
+    return class_name, config
 
 
 def _time_distributed_dense(config: Config) -> tuple[str, Config]:
@@ -115,6 +116,7 @@ def _tensorflow_operation(config: Config) -> tuple[str, Config]:
 
 
 _GATED = ("LSTM", "GRU", "LSTMCell", "GRUCell", "ConvLSTM2D", "ConvLSTM2DCell")
+_CONV_LSTM_CELLS = ("ConvLSTM1DCell", "ConvLSTM2DCell", "ConvLSTM3DCell")
 _CUDNN = {"activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True}
 _MERGING = (
     "Add",
@@ -179,7 +181,8 @@ KERAS_1 = Era(
     },
     values={"data_format": {"tf": "channels_last", "th": "channels_first"}},
     rewrites={
-        "Conv2D": _kernel_of_rows_and_columns,
+        "Conv2D": partial(_kernel_of_rows_and_columns, "Conv2D"),
+        "ConvLSTM2D": partial(_kernel_of_rows_and_columns, "ConvLSTM2D"),
         "TimeDistributedDense": _time_distributed_dense,
         "Merge": _merge,
     },
@@ -205,6 +208,7 @@ KERAS_2 = Era(
         "CuDNNGRU": "GRU",
         "UnifiedLSTM": "LSTM",
         "UnifiedGRU": "GRU",
+        **dict.fromkeys(_CONV_LSTM_CELLS, "ConvLSTMCell"),
         "BatchNormalizationV1": "BatchNormalization",
         "BatchNormalizationV2": "BatchNormalization",
         "SyncBatchNormalization": "BatchNormalization",

@@ -99,6 +99,7 @@ def _keras1_conv1d() -> Layout:
 _LAYOUTS = {
     "LSTMCell": (_by_gate("icfo", "ifco"), _cudnn(4, lambda biases: biases.sum(axis=0))),
     "GRUCell": (_by_gate("zrh", "zrh"), _cudnn(3, lambda biases: biases)),
+    "ConvLSTMCell": (_by_gate("icfo", "ifco"),),
     "Conv1D": (_keras1_conv1d(),),
 }
 _FLIPPED_BY_THEANO = {
@@ -106,7 +107,7 @@ _FLIPPED_BY_THEANO = {
     "Conv2D": {"kernel"},
     "Conv3D": {"kernel"},
     "Conv2DTranspose": {"kernel"},
-    "ConvLSTM2DCell": {"kernel", "recurrent_kernel"},
+    "ConvLSTMCell": {"kernel", "recurrent_kernel"},
 }
 """Kernels that Keras on Theano stored mirrored along the space axes."""
 

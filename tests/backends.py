@@ -1,0 +1,20 @@
+"""Where Keras's backends disagree."""
+
+import numpy as np
+
+
+def as_on_tensorflow(output, mask, layer):
+    """Correct what Keras gives on its NumPy backend to what TensorFlow and torch give.
+
+    A masked step repeats the previous output. Where there is none, NumPy takes the initial state
+    and the others zeros. And NumPy ignores zero_output_for_mask when it unrolls.
+    """
+    if mask is None:
+        return output
+    counts = mask.reshape(mask.shape[:2]).astype(bool)
+    if layer.go_backwards:
+        counts = counts[:, ::-1]
+    blank = ~(counts if layer.zero_output_for_mask else np.logical_or.accumulate(counts, axis=1))
+    if not layer.return_sequences:
+        blank = blank[:, -1]
+    return np.where(blank.reshape(*blank.shape, *[1] * (output.ndim - blank.ndim)), 0, output)
