@@ -6,7 +6,9 @@ the inputs of a layer with several.
 
 from typing import Any
 
-SEQUENCE, IMAGE, MOVIE, VOLUME = (6, 4), (6, 5, 4), (3, 6, 5, 2), (4, 5, 6, 2)
+import keras
+
+SEQUENCE, IMAGE, VOLUME = (6, 4), (6, 5, 4), (4, 5, 6, 2)
 
 _SPATIAL = {1: SEQUENCE, 2: IMAGE, 3: VOLUME}
 
@@ -24,6 +26,12 @@ def _of_every_rank(names: str, *args: Any, ranks: tuple[int, ...] = (1, 2, 3)) -
     }
 
 
+def _conv_lstm_cell(package: Any) -> Any:
+    # Keras has it, but does not show it.
+    module = keras.src.layers.rnn.conv_lstm if package is keras else package.layers
+    return module.ConvLSTMCell(2, 3, 2)
+
+
 def _stack(package: Any) -> list[Any]:
     return [package.layers.LSTMCell(3), package.layers.GRUCell(5)]
 
@@ -33,6 +41,10 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "SimpleRNN": (_maker("SimpleRNN", 3), SEQUENCE),
     "LSTM": (_maker("LSTM", 3), SEQUENCE),
     "GRU": (_maker("GRU", 3), SEQUENCE),
+    **{
+        f"ConvLSTM{rank}D": (_maker(f"ConvLSTM{rank}D", 3, 2), (3, *image))
+        for rank, image in _SPATIAL.items()
+    },
     "Bidirectional": (
         lambda package: package.layers.Bidirectional(package.layers.LSTM(3)),
         SEQUENCE,
@@ -44,6 +56,7 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "SimpleRNNCell": (_maker("SimpleRNNCell", 3), (4,)),
     "LSTMCell": (_maker("LSTMCell", 3), (4,)),
     "GRUCell": (_maker("GRUCell", 3), (4,)),
+    "ConvLSTMCell": (_conv_lstm_cell, IMAGE),
     "StackedRNNCells": (lambda package: package.layers.StackedRNNCells(_stack(package)), (4,)),
     "Embedding": (_maker("Embedding", 2, 3), (6,)),
     "Masking": (_maker("Masking"), SEQUENCE),

@@ -7,6 +7,7 @@ import pytest
 import fastrnn
 from fastrnn._nested import flatten
 from fastrnn.layers import REGISTRY
+from fastrnn.layers.rnn import KerasCell
 from tests.layer_examples import EXAMPLES
 from tests.support_table import README, in_readme
 
@@ -25,7 +26,8 @@ def test_sweep_of_examples(name, rng):
     ]
     inputs = arrays if several else arrays[0]
     arguments = []
-    if hasattr(theirs, "get_initial_state") and hasattr(theirs, "state_size") and len(shapes) == 1:
+    if issubclass(REGISTRY[name], KerasCell):
+        theirs.build(inputs.shape)
         states = keras.tree.map_structure(np.asarray, theirs.get_initial_state(batch_size=3))
         arguments = [states]
     theirs(inputs, *arguments)
