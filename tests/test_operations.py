@@ -98,8 +98,19 @@ def test_arguments_that_do_not_fit(x):
         clip._arguments([1, 2], {})
 
 
-@pytest.mark.parametrize("name", ["arithmetic", "shapes", "reductions", "activations", "choices"])
-def test_functions_of_tensorflow(name, tmp_path):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "arithmetic",
+        "shapes",
+        "reductions",
+        "activations",
+        "choices",
+        "attention",
+        "attention_archive",
+    ],
+)
+def test_models_of_keras_2(name, tmp_path):
     with zipfile.ZipFile(Path(__file__).parent / "data" / "keras2_operations.zip") as archive:
         (model,) = [one for one in archive.namelist() if one in (f"{name}.h5", f"{name}.keras")]
         path = archive.extract(model, tmp_path)

@@ -357,11 +357,7 @@ class MultiHeadAttention(Layer):
         self._projections: dict[str, EinsumDense] = {}
 
     def _children(self) -> list[tuple[str, Layer | list[Layer]]]:
-        # Keras has no public attribute for the gate, so its files have the private one.
-        paths = {"gate": "_gate_dense"}
-        return [
-            (paths.get(name, f"{name}_dense"), layer) for name, layer in self._projections.items()
-        ]
+        return [(f"{name}_dense", layer) for name, layer in self._projections.items()]
 
     def _refuse_training(self, training: bool) -> None:
         _refuse_dropout(self, self.dropout, training)

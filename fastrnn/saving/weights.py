@@ -28,7 +28,13 @@ Values = dict[tuple[int, str], np.ndarray]
 """The arrays for weights, by the layer's id and the weight's name."""
 
 _NOT_TRAINABLE = {
-    "BatchNormalization": {"moving_mean", "moving_variance"},
+    "BatchNormalization": {
+        "moving_mean",
+        "moving_variance",
+        "moving_stddev",
+        "renorm_mean",
+        "renorm_stddev",
+    },
     "Normalization": {"mean", "variance", "count"},
 }
 
@@ -338,9 +344,17 @@ def _find_by_path(model: "Model", spec: ModelSpec, root: Group) -> Values:
 
 
 def _group_at(root: Group, path: tuple[str, ...]) -> Group | None:
-    """Return the group of a layer's own weights; Keras on Windows joined names by backslashes."""
-    group = root.group("/".join((*path, "vars")))
-    return group or root.group("\\".join(path) + "/vars")
+    """Return the group of a layer's own weights.
+
+    Keras on Windows joined names by backslashes; attributes that are public in one version are private in another.
+    """
+    *outer, last = path
+    for name in (last, f"_{last}"):
+        for separator in "/\\":
+            group = root.group(separator.join([*outer, name]) + "/vars")
+            if group is not None:
+                return group
+    return None
 
 
 def _all_of(holders: list[_Holder]) -> Parts:

@@ -1,4 +1,4 @@
-"""Write keras2_operations.zip: functional models of Keras 2 that compute with TensorFlow's functions.
+"""Write keras2_operations.zip: functional models of Keras 2 with TensorFlow's functions, and with attention.
 
 Run where TensorFlow and its Keras 2 are installed (written with TensorFlow 2.12.0):
 
@@ -110,12 +110,26 @@ def choices(x, z):
     ]
 
 
+def attention(x, z):
+    x, z = layers.Masking(0.25)(x), layers.Masking()(z)
+    heads = layers.MultiHeadAttention(2, 3, value_dim=5)
+    return [
+        layers.Attention(use_scale=True, score_mode="concat")([x, z]),
+        layers.AdditiveAttention()([x, z], use_causal_mask=True),
+        *heads(x, z, return_attention_scores=True),
+        layers.GlobalAveragePooling1D()(layers.Add()([x, layers.MultiHeadAttention(2, 2)(x, x)])),
+        layers.EinsumDense("abc,cd->abd", output_shape=(None, 2), bias_axes="d")(z),
+    ]
+
+
 MODELS = {
     "arithmetic": (arithmetic, "h5"),
     "shapes": (shapes, "h5"),
     "reductions": (reductions, "h5"),
     "activations": (activations, "keras"),
     "choices": (choices, "h5"),
+    "attention": (attention, "h5"),
+    "attention_archive": (attention, "keras"),
 }
 
 
@@ -126,7 +140,12 @@ def main():
             inputs = [keras.Input((5, 3)), keras.Input((5, 4))]
             states = layers.GRU(4, return_sequences=True)(inputs[0])
             model = keras.Model(inputs, make(states, inputs[1]), name=name)
+            for weight in model.weights:
+                weight.assign(rng.uniform(-1, 1, weight.shape))
             arrays = [rng.normal(size=(3, 5, n)).astype(np.float32) for n in (3, 4)]
+            if "attention" in name:
+                arrays[1][:, 3:] = 0
+                arrays[1][0, 2:] = 0
             outputs = model.predict(arrays, verbose=0)
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / f"{name}.{ending}"
