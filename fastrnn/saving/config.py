@@ -44,7 +44,6 @@ _COUNT_KEYS = {
     "strides",
     "pool_size",
     "dilation_rate",
-    "groups",
     "depth_multiplier",
     "input_dim",
     "output_dim",
