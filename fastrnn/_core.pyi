@@ -13,6 +13,7 @@ ACTIVATIONS: Final[dict[str, int]]
 ROW_ACTIVATIONS: Final[tuple[str, ...]]
 CELLS: Final[dict[str, int]]
 MERGE_MODES: Final[dict[str, int]]
+POOL_MODES: Final[dict[str, int]]
 
 _Weights = NDArray[np.floating[Any]]
 _Array = NDArray[Any]
@@ -47,6 +48,7 @@ class Recurrent(Step):
         return_sequences: bool = False,
         go_backwards: bool = False,
         zero_output_for_mask: bool = False,
+        table: _Weights | None = None,
     ) -> None: ...
 
 @disjoint_base
@@ -88,6 +90,46 @@ class Merge(Step):
     def __init__(self, mode: str, *, a: int, b: int, y: int, backwards: bool = False) -> None: ...
 
 @disjoint_base
+class Lookup(Step):
+    def __init__(self, table: _Weights, *, x: int, y: int) -> None: ...
+
+@disjoint_base
+class NotZero(Step):
+    def __init__(self, *, x: int, y: int) -> None: ...
+
+@disjoint_base
+class Blank(Step):
+    def __init__(self, value: float, *, x: int, y: int, mask: int) -> None: ...
+
+@disjoint_base
+class Affine(Step):
+    def __init__(
+        self, center: _Weights, scale: _Weights, shift: _Weights, *, x: int, y: int
+    ) -> None: ...
+
+@disjoint_base
+class Reshape(Step):
+    def __init__(self, shape: Sequence[int], *, x: int, y: int) -> None: ...
+
+@disjoint_base
+class Repeat(Step):
+    def __init__(self, n: int, *, x: int, y: int) -> None: ...
+
+@disjoint_base
+class Pool(Step):
+    def __init__(
+        self,
+        mode: str,
+        *,
+        x: int,
+        y: int,
+        mask: int | None = None,
+        window: int = 0,
+        stride: int = 1,
+        same: bool = False,
+    ) -> None: ...
+
+@disjoint_base
 class Program:
     def __new__(
         cls,
@@ -97,5 +139,5 @@ class Program:
         outputs: Sequence[int],
         masks: Collection[int] = (),
     ) -> Self: ...
-    def expect(self, shapes: Sequence[tuple[int | None, ...]]) -> None: ...
+    def expect(self, shapes: Sequence[tuple[int | None, ...]], whole: bool = False) -> None: ...
     def run(self, arrays: _Array | tuple[_Array, ...]) -> _Array | tuple[_Array, ...] | None: ...

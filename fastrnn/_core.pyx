@@ -2,7 +2,7 @@
 
 setup.py builds this one source for each instruction set and number type; `fastrnn._dispatch` imports the one that
 fits. The parts, each of which knows only those above it: activations, panels (products on packed weights), cells,
-recurrence (the loop over time), program (what Python sees).
+indices, recurrence (the loop over time), program (what Python sees), small_steps.
 """
 from libc.math cimport log
 from libc.string cimport memcpy, memset
@@ -48,6 +48,8 @@ include "kernels/tuning.pxi"
 include "kernels/activations.pxi"
 include "kernels/panels.pxi"
 include "kernels/cells.pxi"
+include "kernels/indices.pxi"
 include "kernels/recurrence.pxi"
 include "kernels/program.pxi"
 include "kernels/convlstm.pxi"
+include "kernels/small_steps.pxi"

@@ -32,6 +32,13 @@ class Core(Protocol):
     Dense: "type[_core.Dense]"
     Activate: "type[_core.Activate]"
     Merge: "type[_core.Merge]"
+    Lookup: "type[_core.Lookup]"
+    NotZero: "type[_core.NotZero]"
+    Blank: "type[_core.Blank]"
+    Affine: "type[_core.Affine]"
+    Reshape: "type[_core.Reshape]"
+    Repeat: "type[_core.Repeat]"
+    Pool: "type[_core.Pool]"
     Program: "type[_core.Program]"
 
     def set_num_threads(self, n: int) -> None: ...

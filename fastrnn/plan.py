@@ -47,6 +47,11 @@ class Step:
     targets: tuple[int, ...]
     dtype: np.dtype | None
 
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """tuple of int: those of the sources that hold whole numbers, which are taken in whichever dtype they come."""
+        return ()
+
     def compiled(self) -> "_core.Step | None":
         """Return the step of the compiled core, or None if there is no kernel for it."""
         return None
@@ -57,11 +62,36 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
+class Table:
+    """Rows, (n, width), that whole numbers from 0 stand for; `owner` is the layer that an error names."""
+
+    rows: np.ndarray
+    owner: str
+
+    def look_up(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the rows for an array of numbers, its shape with the width behind it.
+
+        Raises
+        ------
+        ValueError
+            If a number is none of a row.
+        """
+        whole = numbers.astype(np.int64)
+        wrong = whole[(whole < 0) | (whole >= len(self.rows))]
+        if wrong.size:
+            raise ValueError(
+                f"layer {self.owner!r}: expected integers from 0 to {len(self.rows) - 1}; got {wrong[0]}"
+            )
+        return self.rows[whole]
+
+
+@dataclass(frozen=True, eq=False)
 class Recurrence(Step):
     """A cell over time; sources are x, the mask, the initial states and the constants; targets y, then states.
 
     `kernel` is what the core calls the cell, None where it has no kernel for it. Constants are arrays that the cell
-    of a user takes at every step.
+    of a user takes at every step. With a table, x holds the numbers of its rows, and the core looks up their products
+    with the cell's kernel.
     """
 
     cell: reference.Cell
@@ -71,6 +101,11 @@ class Recurrence(Step):
     go_backwards: bool = False
     zero_output_for_mask: bool = False
     n_constants: int = 0
+    table: Table | None = None
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        return () if self.table is None else self.sources[:1]
 
     def compiled(self) -> "_core.Step | None":
         cell: Any = self.cell
@@ -110,6 +145,7 @@ class Recurrence(Step):
             getattr(cell, "recurrent_bias", None),
             activation,
             recurrent_activation,
+            table=None if self.table is None else self.table.rows,
             **over_time,
         )
 
@@ -120,6 +156,8 @@ class Recurrence(Step):
         if self.n_constants:
             cell = cell.with_constants(others[-self.n_constants :])
             others = others[: -self.n_constants]
+        if self.table is not None:
+            x = self.table.look_up(x)
         y, states = reference.recurrence(
             cell,
             x,
@@ -207,6 +245,129 @@ class Merge(Step):
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         a, b = arrays
         return (reference.merge(a, b[:, ::-1] if self.backwards else b, self.mode),)
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup(Step):
+    """The rows of a table that whole numbers stand for."""
+
+    table: Table
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        return self.sources
+
+    def compiled(self) -> "_core.Lookup":
+        return core(self.dtype).Lookup(self.table.rows, x=self.sources[0], y=self.targets[0])
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        return (self.table.look_up(arrays[0]),)
+
+
+@dataclass(frozen=True, eq=False)
+class NotZero(Step):
+    """The mask of whole numbers that are not 0."""
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        return self.sources
+
+    def compiled(self) -> "_core.NotZero":
+        return core(self.dtype).NotZero(x=self.sources[0], y=self.targets[0])
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        return (arrays[0] != 0,)
+
+
+@dataclass(frozen=True, eq=False)
+class Blank(Step):
+    """x with zeros for the steps whose features all equal `value`, and the mask of the others."""
+
+    value: float
+
+    def compiled(self) -> "_core.Blank":
+        y, mask = self.targets
+        return core(self.dtype).Blank(self.value, x=self.sources[0], y=y, mask=mask)
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        (x,) = arrays
+        counts = np.any(x != x.dtype.type(self.value), axis=-1)
+        return np.where(counts[..., np.newaxis], x, x.dtype.type(0)), counts
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(Step):
+    """(x - center) scale + shift over the last axis; each of the three (features,) of the step's dtype."""
+
+    center: np.ndarray
+    scale: np.ndarray
+    shift: np.ndarray
+
+    def compiled(self) -> "_core.Affine":
+        return core(self.dtype).Affine(
+            self.center, self.scale, self.shift, x=self.sources[0], y=self.targets[0]
+        )
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        return ((arrays[0] - self.center) * self.scale + self.shift,)
+
+
+@dataclass(frozen=True, eq=False)
+class Reshape(Step):
+    """The numbers of each row in another shape, in which one size may be -1: what is left."""
+
+    shape: tuple[int, ...]
+
+    def compiled(self) -> "_core.Reshape":
+        return core(self.dtype).Reshape(self.shape, x=self.sources[0], y=self.targets[0])
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        (x,) = arrays
+        known = -int(np.prod(self.shape)) if -1 in self.shape else 1
+        left = x[0].size // known if len(x) else int(np.prod(x.shape[1:])) // known
+        return (x.reshape(len(x), *(left if size == -1 else size for size in self.shape)),)
+
+
+@dataclass(frozen=True, eq=False)
+class Repeat(Step):
+    """(batch, features) to (batch, n, features)."""
+
+    n: int
+
+    def compiled(self) -> "_core.Repeat":
+        return core(self.dtype).Repeat(self.n, x=self.sources[0], y=self.targets[0])
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        return (np.repeat(arrays[0][:, np.newaxis], self.n, axis=1),)
+
+
+@dataclass(frozen=True, eq=False)
+class Pool(Step):
+    """Windows of (batch, steps, channels) as their maxima or averages; `function` is the same in NumPy.
+
+    `window` 0 is all steps at once, without their axis; sources are x and, then, perhaps the mask of what counts.
+    """
+
+    mode: str
+    function: Callable[..., np.ndarray]
+    window: int = 0
+    stride: int = 1
+    same: bool = False
+
+    def compiled(self) -> "_core.Pool":
+        x, *mask = self.sources
+        return core(self.dtype).Pool(
+            self.mode,
+            x=x,
+            y=self.targets[0],
+            mask=mask[0] if mask else None,
+            window=self.window,
+            stride=self.stride,
+            same=self.same,
+        )
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        return (np.asarray(self.function(*arrays), self.dtype),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,6 +521,7 @@ class Plan:
                 and last is not None
                 and last[1]
                 and last[0][0].dtype == step.dtype
+                and not _clash(last[0], step)
             ):
                 last[0].append(step)
                 last[1].append(kernel)
@@ -380,7 +542,9 @@ class Plan:
                 program = core(steps[0].dtype).Program(
                     self.n_buffers, kernels, segment_inputs, segment_outputs, self.masks & read
                 )
-                segments.append(_Segment(program, segment_inputs, segment_outputs, steps[0].dtype))
+                segments.append(
+                    _Segment(program, segment_inputs, segment_outputs, steps[0].dtype, tuple(steps))
+                )
             else:
                 segments.append(steps[0])
             needed = needed - made | read
@@ -410,7 +574,9 @@ class Plan:
             sources = part.inputs if isinstance(part, _Segment) else part.sources
             targets = part.outputs if isinstance(part, _Segment) else part.targets
             converted = [
-                np.ascontiguousarray(
+                _whole_numbers(values[number])
+                if number in part.indices
+                else np.ascontiguousarray(
                     values[number], np.bool_ if number in self.masks else part.dtype
                 )
                 for number in sources
@@ -426,6 +592,21 @@ class Plan:
         return outputs
 
 
+def _clash(steps: Sequence[Step], step: Step) -> bool:
+    """Return whether `step` cannot be in one program with `steps`: indices are its inputs, and not numbers as well."""
+    indices = {source for one in steps for source in one.indices}
+    numbers = {source for one in steps for source in (*one.sources, *one.targets)} - indices
+    own = set(step.indices)
+    return bool(own & numbers or (set(step.sources) - own) & indices)
+
+
+def _whole_numbers(array: np.ndarray) -> np.ndarray:
+    """`array` in the form in which the core takes indices."""
+    known = array.dtype.kind in "if" and array.dtype.itemsize in (4, 8)
+    dtype = array.dtype.newbyteorder("=") if known else np.dtype(np.int64)
+    return np.ascontiguousarray(array, dtype)
+
+
 @dataclass(frozen=True)
 class _Segment:
     """Neighbouring steps as one program of the core."""
@@ -434,10 +615,19 @@ class _Segment:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     dtype: np.dtype | None
+    steps: tuple[Step, ...]
+
+    @property
+    def indices(self) -> set[int]:
+        return {source for step in self.steps for source in step.indices}
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         results = self.program.run(tuple(arrays))
         if results is None:
+            given = dict(zip(self.inputs, arrays, strict=True))
+            for step in self.steps:
+                if isinstance(step, (Lookup, Recurrence)) and step.table is not None:
+                    step.table.look_up(given[step.sources[0]])
             shapes = ", ".join(str(array.shape) for array in arrays)
             raise ValueError(f"arrays of shapes {shapes} do not fit the layers they are given to")
         return results if isinstance(results, tuple) else (results,)
@@ -459,9 +649,11 @@ class Executable:
         self._n_outputs = len(outputs)
         before = [buffer for buffers, _ in builder.states.values() for buffer in buffers]
         after = [value.buffer for _, values in builder.states.values() for value in values]
-        self.plan = Plan(
-            builder.steps, [*inputs, *before], [*outputs, *after], builder.n_buffers, builder.masks
-        )
+        from fastrnn.folding import fold  # its rules know the steps above
+
+        kept = [*outputs, *after]
+        steps = fold(builder.steps, kept)
+        self.plan = Plan(steps, [*inputs, *before], kept, builder.n_buffers, builder.masks)
 
     def __call__(
         self, arrays: Sequence[np.ndarray], compiled: bool = True, keep_states: bool = True
@@ -488,7 +680,8 @@ class Executable:
         """
         if self.plan.program is None or self._stateful or len(self.plan.outputs) != 1:
             return None
-        if self.plan.steps[0].dtype != np.dtype(dtype):
+        indices = any(step.indices for step in self.plan.steps)
+        if not indices and self.plan.steps[0].dtype != np.dtype(dtype):
             return None
-        self.plan.program.expect(shapes)
+        self.plan.program.expect(shapes, whole=indices and np.dtype(dtype).kind != "f")
         return self.plan.program.run

@@ -661,3 +661,150 @@ def test_memory_does_not_grow(core, rng):
     before = resident_bytes()
     work(150)
     assert resident_bytes() - before < 1 << 20
+
+
+# Small steps
+
+
+def one_step(core, name, inputs, *arguments, masks=(), targets=(8,), **options):
+    """Run a step whose inputs are the buffers 0, 1, ... as a program of its own."""
+    step = getattr(core, name)(*arguments, x=0, y=8, **options)
+    return core.Program(10, [step], range(len(inputs)), targets, masks).run(tuple(inputs))
+
+
+INDEX_DTYPES = [np.int32, np.int64, np.float32, np.float64]
+
+
+@pytest.mark.parametrize("dtype", INDEX_DTYPES)
+@pytest.mark.parametrize("shape", [(3,), (2, 5), (200, 3), (2, 3, 4), (0, 3)])
+def test_lookup_and_not_zero(dtype, shape, core, rng):
+    table = rng.normal(size=(7, 3)).astype(core.DTYPE)
+    x = rng.integers(0, 7, shape).astype(dtype)
+    np.testing.assert_array_equal(one_step(core, "Lookup", [x], table), table[x.astype(int)])
+    mask = one_step(core, "NotZero", [x])
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, x != 0)
+
+
+@pytest.mark.parametrize("dtype", INDEX_DTYPES)
+@pytest.mark.parametrize("wrong", [-1, 7, 2**31 - 1, -(2**31)])
+def test_what_is_no_index_is_answered_with_none(dtype, wrong, core, rng):
+    table = rng.normal(size=(7, 3)).astype(core.DTYPE)
+    for place in range(5):
+        x = np.arange(5, dtype=dtype)[None]
+        x[0, place] = wrong
+        assert one_step(core, "Lookup", [x], table) is None
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e30, -1.0, 7.0])
+def test_fractions_are_cut_off_and_nan_is_no_index(wrong, core, rng):
+    table = rng.normal(size=(7, 3)).astype(core.DTYPE)
+    x = np.array([[6.9, -0.9, 0.5]])
+    np.testing.assert_array_equal(one_step(core, "Lookup", [x], table), table[[[6, 0, 0]]])
+    x[0, 1] = wrong
+    assert one_step(core, "Lookup", [x], table) is None
+
+
+def test_indices_are_nothing_else(core, rng):
+    table = rng.normal(size=(7, 3)).astype(core.DTYPE)
+    lookup, tanh = core.Lookup(table, x=0, y=1), core.Activate("tanh", x=0, y=2)
+    with pytest.raises(ValueError, match="buffer 0"):
+        core.Program(3, [lookup, tanh], [0], [1, 2])
+    with pytest.raises(ValueError, match="buffer 0"):
+        core.Program(3, [core.Activate("tanh", x=2, y=0), lookup], [2], [1])
+    program = core.Program(2, [lookup], [0], [1])
+    for other in (np.int16, np.uint8, bool, np.uint64, ">i4"):
+        assert program.run(np.zeros((1, 2), other)) is None
+    program.expect([(None, 2)], whole=True)
+    assert program.run(np.zeros((1, 2))) is None
+    assert program.run(np.zeros((1, 2), np.int64)) is not None
+
+
+@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize(("units", "batch"), [(1, 1), (5, 3), (33, 1), (40, 200)])
+def test_recurrence_over_a_table(kind, units, batch, core, rng):
+    weights = weights_of(kind, 6, units, rng)
+    table = rng.normal(size=(7, 6)).astype(core.DTYPE)
+    numbers = rng.integers(0, 7, (batch, 9))
+    mask = rng.random((batch, 9)) < 0.7
+    options = {"mask": 1, "y": 2, "return_sequences": True, "go_backwards": True}
+    of_numbers = recurrent(core, kind, weights, x=0, table=table, **options)
+    of_rows = recurrent(core, kind, weights, x=0, **options)
+    expected = core.Program(3, [of_rows], [0, 1], [2], {1}).run((table[numbers], mask))
+    program = core.Program(3, [of_numbers], [0, 1], [2], {1})
+    for dtype in INDEX_DTYPES:
+        y = program.run((numbers.astype(dtype), mask))
+        np.testing.assert_allclose(y, expected, rtol=0, atol=rounding(core))
+    assert program.run((numbers + 7, mask)) is None
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 2), (200, 3), (2, 2, 3, 4)])
+@pytest.mark.parametrize("value", [0.0, -1.5])
+def test_blank(shape, value, core, rng):
+    x = rng.normal(size=shape).astype(core.DTYPE)
+    x[rng.random(shape[:-1]) < 0.5] = value
+    x[0, ..., 0] = value
+    y, mask = one_step(core, "Blank", [x], value, mask=9, targets=(8, 9))
+    np.testing.assert_array_equal(mask, (x != value).any(-1))
+    np.testing.assert_array_equal(y, np.where(mask[..., None], x, 0))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (200, 17), (2, 3, 33), (0, 4)])
+def test_affine(shape, core, rng):
+    x = rng.normal(size=shape).astype(core.DTYPE)
+    center, scale, shift = rng.normal(size=(3, shape[-1])).astype(core.DTYPE)
+    expected = (x - center) * scale + shift
+    np.testing.assert_allclose(
+        one_step(core, "Affine", [x], center, scale, shift), expected, rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("target", [(12,), (-1,), (3, 4), (-1, 2), (2, -1, 3), (1, 12, 1)])
+@pytest.mark.parametrize("batch", [0, 1, 200])
+def test_reshape(target, batch, core, rng):
+    x = rng.normal(size=(batch, 2, 6)).astype(core.DTYPE)
+    known = abs(int(np.prod(target)))
+    shape = tuple(12 // known if size == -1 else size for size in target)
+    np.testing.assert_array_equal(one_step(core, "Reshape", [x], target), x.reshape(batch, *shape))
+    assert one_step(core, "Reshape", [x[:, :, :5].copy()], (3, 4)) is None
+    assert one_step(core, "Reshape", [x], (-1, 7)) is None
+
+
+@pytest.mark.parametrize("batch", [1, 5, 200])
+def test_repeat(batch, core, rng):
+    x = rng.normal(size=(batch, 3)).astype(core.DTYPE)
+    np.testing.assert_array_equal(one_step(core, "Repeat", [x], 4), np.repeat(x[:, None], 4, 1))
+    assert one_step(core, "Repeat", [x[:, None]], 4) is None
+
+
+@pytest.mark.parametrize("batch", [1, 5, 200])
+def test_pool_over_all_steps(batch, core, rng):
+    x = rng.normal(size=(batch, 6, 5)).astype(core.DTYPE)
+    x[0, 3, 2] = np.nan
+    np.testing.assert_array_equal(one_step(core, "Pool", [x], "max"), x.max(1))
+    np.testing.assert_allclose(one_step(core, "Pool", [x], "average"), x.mean(1), rtol=0, atol=1e-6)
+    mask = rng.random((batch, 6)) < 0.5
+    mask[:, 0] = True
+    mask[-1] = batch < 5
+    sums = np.where(mask[..., None], x, 0).sum(1)
+    with np.errstate(invalid="ignore"):
+        expected = sums / mask.sum(1, keepdims=True)
+    got = one_step(core, "Pool", [x, mask], "average", mask=1, masks={1})
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize(("window", "stride"), [(1, 1), (2, 2), (3, 1), (3, 2), (2, 5), (9, 4)])
+def test_pool_over_windows(window, stride, same, core, rng):
+    x = rng.normal(size=(3, 11, 5)).astype(core.DTYPE)
+    options = {"window": window, "stride": stride, "same": same}
+    count = (11 - (1 if same else window)) // stride + 1
+    before = max((count - 1) * stride + window - 11, 0) // 2 if same else 0
+    starts = [i * stride - before for i in range(count)]
+    windows = [x[:, max(start, 0) : start + window] for start in starts]
+    for mode, function in (("max", np.max), ("average", np.mean)):
+        expected = np.stack([function(part, axis=1) for part in windows], axis=1)
+        got = one_step(core, "Pool", [x], mode, **options)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+    if not same:
+        assert one_step(core, "Pool", [x[:, : window - 1].copy()], "max", **options) is None

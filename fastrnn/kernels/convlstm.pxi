@@ -497,4 +497,4 @@ cdef class ConvRecurrent(Step):
         self.targets = tuple(number for number in (y, *final) if number is not None)
         self.operation = Operation(
             &self.layer, infer_conv_recurrence, scratch_of_conv_recurrence, run_conv_recurrence,
-            cost_of_conv_recurrence)
+            cost_of_conv_recurrence, NONE, 0)

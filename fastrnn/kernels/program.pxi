@@ -17,6 +17,7 @@ cdef struct Shape:
     Py_ssize_t dims[MAX_DIMS]
     Py_ssize_t size
     Py_ssize_t item      # bytes of a number
+    int type             # NumPy's name of what they are: REAL_TYPE but for masks and indices
 
 
 ctypedef bint (*infer_t)(const void* layer, Shape* shapes) noexcept nogil
@@ -31,6 +32,8 @@ cdef struct Operation:
     scratch_t scratch    # bytes of workspace for a tile
     run_t run
     cost_t cost          # multiply-adds, or their worth in time, a row
+    int indices          # an input that it reads as whole numbers, or NONE
+    Py_ssize_t limit     # these are below it; 0: they may be any
 
 
 cdef class Step:
@@ -46,11 +49,26 @@ cdef inline void set_shape(Shape* shape, int ndim, const Py_ssize_t* dims, Py_ss
     cdef int axis
     shape.ndim = ndim
     shape.item = sizeof(real)
+    shape.type = REAL_TYPE
     shape.size = last
     for axis in range(ndim - 1):
         shape.dims[axis] = dims[axis]
         shape.size *= dims[axis]
     shape.dims[ndim - 1] = last
+
+
+cdef inline void set_mask_shape(Shape* shape, int ndim, const Py_ssize_t* dims) noexcept nogil:
+    """shape = dims[:ndim], of bytes."""
+    if ndim:
+        set_shape(shape, ndim, dims, dims[ndim - 1])
+    else:
+        shape.ndim, shape.size = 0, 1
+    shape.item = 1
+    shape.type = cnp.NPY_BOOL
+
+
+cdef size_t no_scratch(const void* pointer, const Shape* shapes, Py_ssize_t rows) noexcept nogil:
+    return 0
 
 
 # -- Recurrent -----------------------------------------------------------------------------------------------------
@@ -59,7 +77,9 @@ cdef bint infer_recurrence(const void* pointer, Shape* shapes) noexcept nogil:
     cdef const Recurrence* layer = <const Recurrence*>pointer
     cdef const Shape* x = &shapes[layer.x]
     cdef int number
-    if x.ndim != 2 or x.dims[1] != layer.cell.features or x.dims[0] < 1:
+    if x.ndim < 1 or x.dims[0] < 1:
+        return False
+    if x.ndim != 1 if layer.table != NULL else x.ndim != 2 or x.dims[1] != layer.cell.features:
         return False
     if layer.mask != NONE and (shapes[layer.mask].ndim != 1 or shapes[layer.mask].dims[0] != x.dims[0]):
         return False
@@ -87,7 +107,7 @@ cdef double cost_of_recurrence(const void* pointer, const Shape* shapes) noexcep
     for phase in range(layer.cell.n_phases):
         gates += layer.cell.phases[phase].kernel.cut.gates
     return <double>shapes[layer.x].dims[0] * layer.cell.units * gates * (
-        layer.cell.units + layer.cell.features + ACTIVATION_COST)
+        layer.cell.units + (0 if layer.table != NULL else layer.cell.features) + ACTIVATION_COST)
 
 
 cdef void run_recurrence_step(
@@ -113,17 +133,25 @@ cdef class Recurrent(Step):
         Buffers: (steps, features), (steps,) of bytes, and (steps, units) or (units,) a row.
     initial, final : tuple of int or None
         Buffers of the states, (units,) a row; for "lstm" h and c.
+    table : ndarray, optional
+        (n, features): x then holds the numbers, (steps,), of rows of it, as `Lookup` takes them.
     """
     cdef Recurrence layer
 
     def __init__(
         self, cell, kernel, recurrent_kernel, bias, recurrent_bias, activation, recurrent_activation, *,
         x, y, mask=None, initial=(), final=(), return_sequences=False, go_backwards=False, zero_output_for_mask=False,
+        table=None,
     ):
         cdef int number
+        cdef real[::1] projected
         self._alive = prepare_cell(
             &self.layer.cell, CELLS[cell], kernel, recurrent_kernel, bias, recurrent_bias,
             ACTIVATIONS[activation], ACTIVATIONS[recurrent_activation])
+        if table is not None:
+            projected = project_table(&self.layer.cell, table, kernel, bias)
+            self.layer.table = &projected[0]
+            self._alive = (*self._alive, projected)
         self.layer.return_sequences = return_sequences
         self.layer.go_backwards = go_backwards
         self.layer.zero_output_for_mask = zero_output_for_mask
@@ -136,7 +164,8 @@ cdef class Recurrent(Step):
         self.sources = tuple(number for number in (x, mask, *initial) if number is not None)
         self.targets = tuple(number for number in (y, *final) if number is not None)
         self.operation = Operation(
-            &self.layer, infer_recurrence, scratch_of_recurrence, run_recurrence_step, cost_of_recurrence)
+            &self.layer, infer_recurrence, scratch_of_recurrence, run_recurrence_step, cost_of_recurrence,
+            NONE if table is None else x, 0 if table is None else len(table))
 
 
 # -- Dense ---------------------------------------------------------------------------------------------------------
@@ -199,7 +228,7 @@ cdef class Dense(Step):
         self.layer.activation = ACTIVATIONS[activation]
         self.layer.x, self.layer.y = x, y
         self.sources, self.targets = (x,), (y,)
-        self.operation = Operation(&self.layer, infer_dense, scratch_of_dense, run_dense, cost_of_dense)
+        self.operation = Operation(&self.layer, infer_dense, scratch_of_dense, run_dense, cost_of_dense, NONE, 0)
 
 
 # -- Activate ------------------------------------------------------------------------------------------------------
@@ -214,10 +243,6 @@ cdef bint infer_activate(const void* pointer, Shape* shapes) noexcept nogil:
     cdef const Elementwise* layer = <const Elementwise*>pointer
     shapes[layer.y] = shapes[layer.x]
     return shapes[layer.x].ndim >= 1
-
-
-cdef size_t scratch_of_activate(const void* pointer, const Shape* shapes, Py_ssize_t rows) noexcept nogil:
-    return 0
 
 
 cdef double cost_of_activate(const void* pointer, const Shape* shapes) noexcept nogil:
@@ -248,7 +273,7 @@ cdef class Activate(Step):
         self.layer.x, self.layer.y = x, y
         self.sources, self.targets = (x,), (y,)
         self.operation = Operation(
-            &self.layer, infer_activate, scratch_of_activate, run_activate, cost_of_activate)
+            &self.layer, infer_activate, no_scratch, run_activate, cost_of_activate, NONE, 0)
 
 
 # -- Merge ---------------------------------------------------------------------------------------------------------
@@ -286,10 +311,6 @@ cdef bint infer_merge(const void* pointer, Shape* shapes) noexcept nogil:
     return a.dims[a.ndim - 1] == b.dims[a.ndim - 1]
 
 
-cdef size_t scratch_of_merge(const void* pointer, const Shape* shapes, Py_ssize_t rows) noexcept nogil:
-    return 0
-
-
 cdef double cost_of_merge(const void* pointer, const Shape* shapes) noexcept nogil:
     return <double>shapes[(<const Merging*>pointer).y].size
 
@@ -301,11 +322,12 @@ cdef void run_merge(
     cdef const Shape* shape = &shapes[layer.a]
     cdef Py_ssize_t units = shape.dims[shape.ndim - 1], b_units = shapes[layer.b].dims[shape.ndim - 1]
     cdef Py_ssize_t steps = shape.dims[0] if layer.backwards else 1
-    cdef Py_ssize_t places = shape.size // units // steps
-    cdef Py_ssize_t row, step, place, i
+    cdef Py_ssize_t places = 1, row, step, place, i
     cdef real* a = <real*>data[layer.a]
     cdef real* y = <real*>data[layer.y]
     cdef real* b
+    for i in range(1 if layer.backwards else 0, shape.ndim - 1):
+        places *= shape.dims[i]
     for row in range(rows * steps):
         step = row % steps
         b = <real*>data[layer.b] + (row + (steps - 1 - 2 * step if layer.backwards else 0)) * places * b_units
@@ -340,7 +362,7 @@ cdef class Merge(Step):
         self.layer.mode, self.layer.backwards = MERGE_MODES[mode], backwards
         self.layer.a, self.layer.b, self.layer.y = a, b, y
         self.sources, self.targets = (a, b), (y,)
-        self.operation = Operation(&self.layer, infer_merge, scratch_of_merge, run_merge, cost_of_merge)
+        self.operation = Operation(&self.layer, infer_merge, no_scratch, run_merge, cost_of_merge, NONE, 0)
 
 
 # -- Program -------------------------------------------------------------------------------------------------------
@@ -383,6 +405,8 @@ cdef struct Call:
 cdef struct Input:
     int buffer
     bint mask
+    bint indices         # whether steps read it as whole numbers
+    bint whole           # whether these must come as integers
     int ndim             # with the batch; -1 for any
     Py_ssize_t dims[MAX_DIMS]  # without the batch; -1 for any
 
@@ -457,20 +481,40 @@ cdef class Program:
         for number in range(self.n_inputs):
             self.inputs[number].buffer = inputs[number]
             self.inputs[number].mask = inputs[number] in masks
+            self.inputs[number].indices = self.inputs[number].whole = False
             self.inputs[number].ndim = -1
         for number in range(self.n_steps):
             step = self.steps[number]
             self.operations[number] = step.operation
+            if step.operation.indices != NONE:
+                self.take_indices(step.operation.indices)
 
     def __dealloc__(self):
         PyMem_Free(self.operations)
         PyMem_Free(self.inputs)
         PyMem_Free(self.levels)
 
-    def expect(self, shapes):
-        """Let `run` take inputs of these shapes only: tuples with the batch, None for an unknown size."""
+    cdef int take_indices(self, int buffer) except -1:
+        """Let an input hold indices, which nothing else may read as numbers."""
+        cdef Step step
+        cdef int number
+        for step in self.steps:
+            if buffer in step.sources and step.operation.indices != buffer:
+                raise ValueError(f"buffer {buffer} holds indices: expected no step that reads it as numbers")
+        for number in range(self.n_inputs):
+            if self.inputs[number].buffer == buffer:
+                self.inputs[number].indices = True
+                return 0
+        raise ValueError(f"buffer {buffer} holds indices: expected an input")
+
+    def expect(self, shapes, whole=False):
+        """Let `run` take inputs of these shapes only: tuples with the batch, None for an unknown size.
+
+        With `whole` indices must come as integers.
+        """
         cdef int number, axis
         for number in range(self.n_inputs):
+            self.inputs[number].whole = whole
             self.inputs[number].ndim = <int>len(shapes[number])
             for axis in range(1, min(self.inputs[number].ndim, MAX_DIMS)):
                 size = shapes[number][axis]
@@ -482,14 +526,14 @@ cdef class Program:
         Parameters
         ----------
         arrays : ndarray or tuple of ndarray
-            The inputs, (batch, ...) each, of this build's dtype (masks: bytes or booleans), C-contiguous and aligned.
-            A bare array stands for a tuple of one.
+            The inputs, (batch, ...) each, of this build's dtype (masks: bytes or booleans; indices: int32, int64,
+            float32 or float64), C-contiguous and aligned. A bare array stands for a tuple of one.
 
         Returns
         -------
         ndarray or tuple of ndarray, or None
-            The outputs, a bare array for one. None if the inputs are not of that form, or do not fit the steps: the
-            caller then knows to convert them or to say what is wrong.
+            The outputs, a bare array for one. None if the inputs are not of that form, or do not fit the steps, or an
+            index is none: the caller then knows to convert them or to say what is wrong.
         """
         cdef Shape shapes_block[SMALL_BUFFERS]
         cdef char* outside_block[SMALL_BUFFERS]
@@ -527,6 +571,9 @@ cdef class Program:
         for number in range(self.n_steps):
             if not self.operations[number].infer(self.operations[number].layer, shapes):
                 return None
+            if self.operations[number].limit and not self.indices_fit(
+                    &self.operations[number], batch, shapes, outside):
+                return None
         if len(self.outputs) == 1:
             results = self.allocate(self.outputs[0], batch, shapes, outside)
         else:
@@ -534,6 +581,12 @@ cdef class Program:
         if batch:
             self.execute(batch, shapes, outside)
         return results
+
+    cdef bint indices_fit(
+        self, const Operation* operation, Py_ssize_t batch, const Shape* shapes, char** outside,
+    ) noexcept:
+        cdef const Shape* shape = &shapes[operation.indices]
+        return all_are_indices(outside[operation.indices], shape.type, batch * shape.size, operation.limit)
 
     cdef Py_ssize_t bind(
         self, cnp.ndarray array, int number, Py_ssize_t batch, Shape* shapes, char** outside,
@@ -551,13 +604,18 @@ cdef class Program:
             return -1
         if batch >= 0 and cnp.PyArray_DIM(array, 0) != batch:
             return -1
-        shape.item = sizeof(real)
-        if kind != REAL_TYPE:
-            if not expected.mask or (kind != cnp.NPY_BOOL and kind != cnp.NPY_UINT8):
+        if expected.mask:
+            if kind != cnp.NPY_BOOL and kind != cnp.NPY_UINT8:
                 return -1
-            shape.item = 1
-        elif expected.mask:
+            kind = cnp.NPY_BOOL
+        elif expected.indices:
+            if kind != cnp.NPY_INT32 and kind != cnp.NPY_INT64 and (
+                    expected.whole or (kind != cnp.NPY_FLOAT32 and kind != cnp.NPY_FLOAT64)):
+                return -1
+        elif kind != REAL_TYPE:
             return -1
+        shape.type = kind
+        shape.item = cnp.PyArray_ITEMSIZE(array)
         shape.ndim = ndim - 1
         shape.size = 1
         for axis in range(1, ndim):
@@ -578,7 +636,7 @@ cdef class Program:
         dims[0] = batch
         for axis in range(shape.ndim):
             dims[axis + 1] = shape.dims[axis]
-        array = cnp.PyArray_EMPTY(shape.ndim + 1, dims, REAL_TYPE, 0)
+        array = cnp.PyArray_EMPTY(shape.ndim + 1, dims, shape.type, 0)
         outside[buffer] = cnp.PyArray_BYTES(array)
         return array
 

@@ -5,8 +5,9 @@ cdef struct Recurrence:
     bint return_sequences
     bint go_backwards
     bint zero_output_for_mask
-    # Numbers of buffers, NONE where there is none. Shapes of one row: x (steps, features), mask (steps,) of bytes,
-    # states (units,), y (steps, units) or (units,).
+    const real* table    # (n, width), x @ kernel + bias of every x there is, or NULL
+    # Numbers of buffers, NONE where there is none. Shapes of one row: x (steps, features) or, with a table, (steps,) of
+    # its rows' numbers, mask (steps,) of bytes, states (units,), y (steps, units) or (units,).
     int x
     int mask
     int initial[2]
@@ -20,6 +21,7 @@ cdef struct Workspace:
     real* projected      # (rows, hoisted steps, width), x @ kernel + bias for some steps ahead
     Py_ssize_t hoisted_steps
     Py_ssize_t projected_width
+    const real** ahead   # each row's x @ kernel + bias at this step, where it is computed ahead
     Py_ssize_t* active   # rows that the mask lets through, this step
     char* started        # rows that it has let through so far
 
@@ -67,9 +69,10 @@ cdef Workspace lay_out(const Recurrence* layer, Py_ssize_t rows, Py_ssize_t step
     work.projected_width = 0
     for phase in range(cell.n_phases):
         work.projected_width += cell.phases[phase].kernel.cut.total
-    work.hoisted_steps = steps_to_hoist(cell, rows, steps, work.projected_width)
+    work.hoisted_steps = 0 if layer.table != NULL else steps_to_hoist(cell, rows, steps, work.projected_width)
     work.projected = <real*>take(
         bump, (rows * work.hoisted_steps * work.projected_width + TILE_VECTORS * LANES) * sizeof(real))
+    work.ahead = <const real**>take(bump, rows * sizeof(real*))
     work.active = <Py_ssize_t*>take(bump, rows * sizeof(Py_ssize_t))
     work.started = <char*>take(bump, rows if layer.mask != NONE else 0)
     return work
@@ -91,10 +94,10 @@ cdef void project_ahead(
 
 
 cdef void step_cell(
-    const Cell* cell, const Workspace* work, Py_ssize_t n_active, real* x, Py_ssize_t x_stride, real* projected,
+    const Cell* cell, const Workspace* work, Py_ssize_t n_active, real* x, Py_ssize_t x_stride, bint ahead,
     bint from_last_panel,
 ) noexcept nogil:
-    """One step of the active rows. x and projected point at this step of row 0; projected is NULL where it is fused.
+    """One step of the active rows. x points at this step of row 0, or, with `ahead`, work.ahead holds its product.
 
     Steps that start from the first and from the last panel in turn find the panels read last still in the cache.
     """
@@ -110,13 +113,12 @@ cdef void step_cell(
     cdef real* h
     cdef real* x_panel
     cdef real* h_panel
-    cdef Py_ssize_t first, offset, width, row, x_depth, projected_stride = work.hoisted_steps * work.projected_width
+    cdef Py_ssize_t first, offset, width, row, x_depth = 0 if ahead else cell.features, of_phase = 0
     cdef int p, i, panel, count, r
     for p in range(cell.n_phases):
         phase = &cell.phases[p]
         cut = &phase.recurrent.cut
         h = state.reset_h if phase.of_reset_state else state.h
-        x_depth = 0 if projected != NULL else cell.features
         for i in range(cut.n_panels):
             panel = cut.n_panels - 1 - i if from_last_panel else i
             offset = panel * cut.width
@@ -128,7 +130,7 @@ cdef void step_cell(
                 count = rows_of_tile(n_active, first)
                 for r in range(count):
                     row = work.active[first + r]
-                    start[r] = (projected + row * projected_stride if projected != NULL else phase.kernel.bias) + offset
+                    start[r] = (work.ahead[row] + of_phase if ahead else phase.kernel.bias) + offset
                     recurrent_start[r] = phase.recurrent.bias + offset
                     x_rows[r] = x + row * x_stride
                     h_rows[r] = h + row * state.stride
@@ -140,7 +142,7 @@ cdef void step_cell(
                 else:
                     multiply_tile(count, width, recurrent_start, NULL, 0, NULL, h_rows, cell.units, h_panel,
                                   work.zh, width)
-                    if projected != NULL:
+                    if ahead:
                         for r in range(count):
                             zx[r] = <real*>start[r]
                     else:
@@ -148,8 +150,7 @@ cdef void step_cell(
                 finish_tile(cell, p, count, work.active + first, panel_units(cut, panel), panel * cut.units,
                             zx, zh, state)
                 first += count
-        if projected != NULL:
-            projected += phase.kernel.cut.total
+        of_phase += phase.kernel.cut.total
 
 
 cdef void run_recurrence(
@@ -162,7 +163,6 @@ cdef void run_recurrence(
     cdef State* state = &work.state
     cdef real* x = <real*>data[layer.x]
     cdef real* y = <real*>data[layer.y] if layer.y != NONE else NULL
-    cdef real* projected = NULL
     cdef char* mask = data[layer.mask] if layer.mask != NONE else NULL
     cdef Py_ssize_t step, t, row, n_active = rows, first_hoisted = 0, y_row = steps * units
     cdef size_t row_size = units * sizeof(real)
@@ -182,14 +182,21 @@ cdef void run_recurrence(
                 first_hoisted = max(t - work.hoisted_steps + 1, 0) if layer.go_backwards else t
                 project_ahead(cell, &work, rows, x, steps, first_hoisted,
                               min(work.hoisted_steps, t + 1 if layer.go_backwards else steps - t))
-            projected = work.projected + (t - first_hoisted) * work.projected_width
+            for row in range(rows):
+                work.ahead[row] = work.projected + (
+                    row * work.hoisted_steps + t - first_hoisted) * work.projected_width
+        elif layer.table != NULL:
+            for row in range(rows):
+                work.ahead[row] = layer.table + work.projected_width * index_at(
+                    data[layer.x], shapes[layer.x].type, row * steps + t)
         if mask != NULL:
             n_active = 0
             for row in range(rows):
                 if mask[row * steps + t]:
                     work.active[n_active] = row
                     n_active += 1
-        step_cell(cell, &work, n_active, x + t * features, steps * features, projected, step & 1)
+        step_cell(cell, &work, n_active, x + t * features, steps * features,
+                  layer.table != NULL or work.hoisted_steps > 0, step & 1)
         if mask != NULL:
             for row in range(rows):
                 if mask[row * steps + t]:
@@ -214,6 +221,20 @@ cdef void run_recurrence(
             memcpy(<real*>data[layer.final[0]] + row * units, state.h + row * state.stride, row_size)
         if layer.final[1] != NONE:
             memcpy(<real*>data[layer.final[1]] + row * units, state.c + row * state.stride, row_size)
+
+
+cdef object project_table(const Cell* cell, object table, object kernel, object bias):
+    """table @ kernel + bias in panel order, phase beside phase, with room for reading past the last gate."""
+    split = [0, 2 * cell.units, 3 * cell.units] if cell.kind == GRU_RESET_BEFORE else [0, kernel.shape[1]]
+    product = table.astype(np.float64) @ kernel.astype(np.float64)
+    if bias is not None:
+        product += bias
+    columns = [to_panel_columns(&cell.phases[phase].kernel.cut, product[:, split[phase]:split[phase + 1]])
+               for phase in range(cell.n_phases)]
+    width = sum(part.shape[1] for part in columns)
+    projected = aligned_zeros(len(table) * width + TILE_VECTORS * LANES)
+    projected[:len(table) * width] = np.concatenate(columns, axis=1).ravel()
+    return projected
 
 
 cdef void load_states(const Recurrence* layer, char** data, Py_ssize_t rows, State* state) noexcept nogil:

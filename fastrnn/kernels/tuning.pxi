@@ -29,8 +29,7 @@ cdef enum:
     PIXELS_AT_ONCE = 192
     # Multiply-adds below which a second thread costs more than it takes over.
     COST_OF_A_THREAD = 400000
-    # Rows whose work is worth reading the weights once a tile: LSTM(256) takes 1200 us for 1 row, 1500 for 2, 2450
-    # for 4.
+    # Rows that cost as much as reading the weights of a tile: LSTM(256) takes 1200 us for 1, 1500 for 2, 2450 for 4.
     ROWS_FOR_WEIGHTS = 2
     # Buffers that a call keeps on the stack.
     SMALL_BUFFERS = 16

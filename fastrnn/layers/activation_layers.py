@@ -5,10 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn import activations, initializers
-from fastrnn._types import InitializerLike, Shape
+from fastrnn import activations, initializers, plan
+from fastrnn._types import ActivationFunction, InitializerLike, Shape
 from fastrnn.layers.array import ArrayLayer
 from fastrnn.layers.common import MaskReadingLayer
+
+
+def activation_step(
+    x: plan.Value, y: plan.Value, dtype: np.dtype, function: ActivationFunction
+) -> plan.Activate:
+    """Return the step y = function(x)."""
+    return plan.Activate((x.buffer,), (y.buffer,), dtype, function)
 
 
 class _Slope(ArrayLayer):
@@ -44,6 +51,12 @@ class ReLU(_Slope):
         self.max_value = None if max_value is None else self._not_negative(max_value, "max_value")
         self.negative_slope = self._not_negative(negative_slope, "negative_slope")
         self.threshold = self._not_negative(threshold, "threshold")
+
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        if self.negative_slope or self.threshold or self.max_value not in (None, 6):
+            return None
+        function = activations.relu if self.max_value is None else activations.relu6
+        return activation_step(values[0], y, self.compute_dtype, function)
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         (x,) = arrays
@@ -155,6 +168,11 @@ class ELU(ArrayLayer):
         super().__init__(**kwargs)
         self.alpha = alpha
 
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        if self.alpha != 1:
+            return None
+        return activation_step(values[0], y, self.compute_dtype, activations.elu)
+
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         (x,) = arrays
         return activations.elu(x, self.alpha)
@@ -186,6 +204,11 @@ class Softmax(MaskReadingLayer):
             raise ValueError(
                 f"layer {self.name!r}: expected an input with the axes {self.axis}; got shape {tuple(shape)}"
             )
+
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        if self.axis not in (-1, len(y.shape) - 1) or len(y.shape) < 2:
+            return None
+        return activation_step(values[0], y, self.compute_dtype, activations.softmax)
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         x, *masks = arrays

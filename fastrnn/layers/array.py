@@ -28,6 +28,13 @@ class ArrayLayer(Layer):
         shapes = [value.shape for value in values]
         shape: Shape = self.compute_output_shape(shapes if isinstance(x, list) else shapes[0])
         y = builder.value(shape, self._mask_of(values, builder))
-        buffers = tuple(value.buffer for value in values)
-        builder.add(plan.Apply(buffers, (y.buffer,), self.compute_dtype, self.compute))
+        builder.add(self._step(values, y) or self._in_numpy(values, y))
         return y
+
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        """The step that has a kernel for `compute`, or None: by default there is none."""
+        return None
+
+    def _in_numpy(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step:
+        buffers = tuple(value.buffer for value in values)
+        return plan.Apply(buffers, (y.buffer,), self.compute_dtype, self.compute)

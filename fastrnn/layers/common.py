@@ -55,8 +55,11 @@ class MaskReadingLayer(ArrayLayer):
         if isinstance(x, list) or x.mask is None:
             return super().lower(builder, x)
         y = builder.value(self.compute_output_shape(x.shape), self._mask_of([x], builder))
-        builder.add(plan.Apply((x.buffer, x.mask), (y.buffer,), self.compute_dtype, self.compute))
+        builder.add(self._masked_step(x, x.mask, y))
         return y
+
+    def _masked_step(self, x: plan.Value, mask: int, y: plan.Value) -> plan.Step:
+        return plan.Apply((x.buffer, mask), (y.buffer,), self.compute_dtype, self.compute)
 
 
 class SpatialLayer(ArrayLayer):

@@ -93,23 +93,11 @@ class Embedding(Layer):
     def lower(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
         mask = builder.mask() if self.mask_zero else None
         if mask is not None:
-            builder.add(plan.Apply((x.buffer,), (mask,), None, _is_not_zero, np.dtype(bool)))
+            builder.add(plan.NotZero((x.buffer,), (mask,), self.compute_dtype))
         y = builder.value(self.compute_output_shape(x.shape), mask)
-        builder.add(plan.Apply((x.buffer,), (y.buffer,), None, self._look_up, self.compute_dtype))
+        table = plan.Table(self.embeddings, self.name)
+        builder.add(plan.Lookup((x.buffer,), (y.buffer,), self.compute_dtype, table))
         return y
-
-    def _look_up(self, numbers: np.ndarray) -> np.ndarray:
-        rows = numbers.astype(np.int64)
-        wrong = rows[(rows < 0) | (rows >= self.input_dim)]
-        if wrong.size:
-            raise ValueError(
-                f"layer {self.name!r}: expected integers from 0 to {self.input_dim - 1}; got {wrong[0]}"
-            )
-        return self.embeddings[rows]
-
-
-def _is_not_zero(x: np.ndarray) -> np.ndarray:
-    return x != 0
 
 
 class Masking(Layer):
@@ -128,15 +116,7 @@ class Masking(Layer):
 
     def lower(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
         mask = builder.mask()
-        builder.add(
-            plan.Apply((x.buffer,), (mask,), self.compute_dtype, self._counts, np.dtype(bool))
-        )
         y = builder.value(x.shape, mask)
-        builder.add(plan.Apply((x.buffer,), (y.buffer,), self.compute_dtype, self._blank))
+        step = plan.Blank((x.buffer,), (y.buffer, mask), self.compute_dtype, self.mask_value)
+        builder.add(step)
         return y
-
-    def _counts(self, x: np.ndarray) -> np.ndarray:
-        return np.any(x != self.mask_value, axis=-1)
-
-    def _blank(self, x: np.ndarray) -> np.ndarray:
-        return np.where(self._counts(x)[..., np.newaxis], x, x.dtype.type(0))

@@ -1,6 +1,7 @@
 """Keras's merging layers: several inputs, one output."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -126,6 +127,17 @@ def _add_mask_step(
     return target
 
 
+def _merge_of_two(
+    values: Sequence[plan.Value], y: plan.Value, dtype: np.dtype, mode: str
+) -> plan.Merge | None:
+    """The step for two inputs of which nothing is broadcast, for all that is known before a call."""
+    shapes = {value.shape[1:] for value in values}
+    if len(values) != 2 or len(shapes) > 1 or not y.shape[1:] or None in y.shape[1:]:
+        return None
+    a, b = values
+    return plan.Merge((a.buffer, b.buffer), (y.buffer,), dtype, mode)
+
+
 class _MaskedMerge(Merge):
     """A layer whose values, too, depend on the masks of its inputs."""
 
@@ -158,6 +170,9 @@ class _MaskedMerge(Merge):
 class Add(Merge):
     """The sum of the inputs, which are broadcast; those of fewer axes get them after the batch."""
 
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        return _merge_of_two(values, y, self.compute_dtype, "sum")
+
     def merge(self, arrays: list[np.ndarray], masks: Masks) -> np.ndarray:
         return reduce(np.add, arrays)
 
@@ -174,6 +189,9 @@ class Subtract(Merge):
 class Multiply(_MaskedMerge):
     """The product of the inputs; masked timesteps count as 1, and are 0 where every input is masked."""
 
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        return _merge_of_two(values, y, self.compute_dtype, "mul")
+
     def merge(self, arrays: list[np.ndarray], masks: Masks) -> np.ndarray:
         counted = [
             x if mask is None else np.where(mask, x, x.dtype.type(1))
@@ -188,6 +206,9 @@ class Multiply(_MaskedMerge):
 
 class Average(Merge):
     """The mean of the inputs."""
+
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        return _merge_of_two(values, y, self.compute_dtype, "ave")
 
     def merge(self, arrays: list[np.ndarray], masks: Masks) -> np.ndarray:
         return reduce(np.add, arrays) / len(arrays)
@@ -257,6 +278,20 @@ class Concatenate(Merge):
         shape = list(input_shape[0])
         shape[self.axis] = None if None in sizes else sum(sizes)
         return tuple(shape)
+
+    def lower(self, builder: plan.Builder, x: plan.Value | list[plan.Value]) -> plan.Value:
+        values = x if isinstance(x, list) else [x]
+        rank = len(values[0].shape)
+        if len(values) < 2 or rank < 2 or self.axis % rank != rank - 1:
+            return super().lower(builder, x)
+        joined = values[0]
+        for number, value in enumerate(values[1:], 2):
+            shape = self.compute_output_shape([one.shape for one in values[:number]])
+            y = builder.value(shape)
+            buffers = (joined.buffer, value.buffer)
+            builder.add(plan.Merge(buffers, (y.buffer,), self.compute_dtype, "concat"))
+            joined = y
+        return replace(joined, mask=self._mask_of(values, builder))
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         return np.concatenate(arrays, self.axis)

@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastrnn import initializers
+from fastrnn import initializers, plan
 from fastrnn._types import Config, InitializerLike, Shape
 from fastrnn.layers.array import ArrayLayer
 from fastrnn.layers.core import positive_integer
@@ -19,6 +19,26 @@ Axes = int | Sequence[int]
 
 def _as_list(axis: Axes) -> list[int]:
     return [axis] if isinstance(axis, int) else list(axis)
+
+
+def affine(
+    x: plan.Value,
+    y: plan.Value,
+    dtype: np.dtype,
+    center: ArrayLike | None,
+    scale: ArrayLike,
+    shift: ArrayLike | None,
+) -> plan.Affine | None:
+    """Return the step y = (x - center) scale + shift, or None if these are not of the last axis, or it is not known.
+
+    None for `center` or `shift` is 0.
+    """
+    features = y.shape[-1] if len(y.shape) > 1 else None
+    given = [0 if numbers is None else numbers for numbers in (center, scale, shift)]
+    if features is None or any(np.shape(n) not in ((), (1,), (features,)) for n in given):
+        return None
+    vectors = [np.full(features, numbers, dtype) for numbers in given]
+    return plan.Affine((x.buffer,), (y.buffer,), dtype, *vectors)
 
 
 def _ones_but(axes: Sequence[int], shape: Sequence[int | None]) -> tuple[int, ...]:
@@ -248,6 +268,14 @@ class BatchNormalization(_Affine):
             raise ValueError(
                 f"layer {self.name!r}: fastrnn runs inference only, so training=True cannot use the batch's moments"
             )
+
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        if self.axis % len(y.shape) != len(y.shape) - 1:
+            return None
+        scale = 1 / np.sqrt(self.moving_variance + np.float64(self.epsilon))
+        if self.gamma is not None:
+            scale = scale * self.gamma
+        return affine(values[0], y, self.compute_dtype, self.moving_mean, scale, self.beta)
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         (x,) = arrays
@@ -560,6 +588,17 @@ class Normalization(_AlongAxes):
             np.broadcast_to(self.input_mean, sizes)
         super().build(input_shape)
 
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        if self._axes_of_weights(y.shape) not in ([], [len(y.shape) - 1]):
+            return None
+        mean, variance = (
+            np.asarray(self._weights[weight] if given is None else given, np.float64)
+            for weight, given in (("mean", self.input_mean), ("variance", self.input_variance))
+        )
+        deviation = np.maximum(np.sqrt(variance), _SMALLEST_DEVIATION)
+        center, scale, shift = (0, deviation, mean) if self.invert else (mean, 1 / deviation, 0)
+        return affine(values[0], y, self.compute_dtype, center, scale, shift)
+
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         (x,) = arrays
         mean, variance = (
@@ -603,6 +642,9 @@ class Rescaling(ArrayLayer):
     def from_config(cls, config: Config) -> Self:
         described = {key: _undescribed(config[key]) for key in ("scale", "offset")}
         return cls(**{**config, **described})
+
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        return affine(values[0], y, self.compute_dtype, None, self.scale, self.offset)
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         (x,) = arrays

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -17,6 +17,8 @@ class _Pooling(SpatialLayer):
 
     arguments = ("pool_size", "padding", "strides", "data_format")
     limit = "pool_size"
+    mode: ClassVar[str]
+    """What the core calls it."""
 
     def __init__(
         self,
@@ -59,6 +61,20 @@ class _Pooling(SpatialLayer):
         """Pool over one spatial axis."""
         raise NotImplementedError
 
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        if self.rank > 1 or self.data_format != "channels_last":
+            return None
+        return plan.Pool(
+            (values[0].buffer,),
+            (y.buffer,),
+            self.compute_dtype,
+            self.mode,
+            self.compute,
+            self.pool_size[0],
+            self.strides[0],
+            self.padding == "same",
+        )
+
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         (x,) = arrays
         self.compute_output_shape(x.shape)
@@ -68,11 +84,15 @@ class _Pooling(SpatialLayer):
 
 
 class _MaxPooling(_Pooling):
+    mode = "max"
+
     def _pool(self, x: np.ndarray, index: int) -> np.ndarray:
         return self._windows(x, index, -np.inf).max(axis=-1)
 
 
 class _AveragePooling(_Pooling):
+    mode = "average"
+
     def _pool(self, x: np.ndarray, index: int) -> np.ndarray:
         sums = self._windows(x, index, 0).sum(axis=-1)
         axis = self._axes[index]
@@ -223,6 +243,8 @@ class AveragePooling3D(_AveragePooling):
 
 class _GlobalPooling(SpatialLayer):
     arguments = ("data_format", "keepdims")
+    mode: ClassVar[str]
+    """What the core calls it."""
 
     def __init__(
         self, data_format: str | None = None, keepdims: bool = False, **kwargs: Any
@@ -236,8 +258,18 @@ class _GlobalPooling(SpatialLayer):
             return (input_shape[0], *pooled, input_shape[-1])
         return (*input_shape[:2], *pooled)
 
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        return self._pool_step((values[0].buffer,), y)
+
+    def _pool_step(self, buffers: tuple[int, ...], y: plan.Value) -> plan.Step | None:
+        if self.rank > 1 or self.data_format != "channels_last" or self.keepdims:
+            return None
+        return plan.Pool(buffers, (y.buffer,), self.compute_dtype, self.mode, self.compute)
+
 
 class _GlobalMaxPooling(_GlobalPooling):
+    mode = "max"
+
     def _check_input(self, shape: Shape) -> None:
         super()._check_input(shape)
         if 0 in [shape[axis] for axis in self._axes]:
@@ -253,6 +285,8 @@ class _GlobalMaxPooling(_GlobalPooling):
 
 
 class _GlobalAveragePooling(_GlobalPooling):
+    mode = "average"
+
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         (x,) = arrays
         sums = x.sum(axis=self._axes, keepdims=self.keepdims)
@@ -321,6 +355,10 @@ class GlobalAveragePooling1D(MaskReadingLayer, _GlobalAveragePooling):
 
     def _mask_of(self, values: Sequence[plan.Value], builder: plan.Builder) -> None:
         return None
+
+    def _masked_step(self, x: plan.Value, mask: int, y: plan.Value) -> plan.Step:
+        compiled = self._pool_step((x.buffer, mask), y)
+        return compiled or super()._masked_step(x, mask, y)
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         if len(arrays) == 1:

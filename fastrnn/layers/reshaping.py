@@ -1,7 +1,7 @@
 """Keras's layers that move, repeat, cut off or add numbers."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,6 +48,11 @@ class Flatten(ArrayLayer):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], _product(input_shape[1:]))
+
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        if self.data_format == "channels_first" and len(values[0].shape) > 2:
+            return None
+        return plan.Reshape((values[0].buffer,), (y.buffer,), self.compute_dtype, (-1,))
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         (x,) = arrays
@@ -113,6 +118,13 @@ class Reshape(ArrayLayer):
             )
         return (input_shape[0], *(count // known if size is None else size for size in target))
 
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        sizes = tuple(-1 if size is None else size for size in self.target_shape)
+        # The sizes are checked when the step is written, unless the input's are not known.
+        if not 0 < len(sizes) <= 8 or 0 in sizes or None in values[0].shape[1:]:
+            return None
+        return plan.Reshape((values[0].buffer,), (y.buffer,), self.compute_dtype, sizes)
+
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         (x,) = arrays
         return x.reshape([size or 0 for size in self.compute_output_shape(x.shape)])
@@ -175,6 +187,9 @@ class RepeatVector(ArrayLayer):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.n, input_shape[1])
+
+    def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
+        return plan.Repeat((values[0].buffer,), (y.buffer,), self.compute_dtype, self.n)
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         (x,) = arrays
