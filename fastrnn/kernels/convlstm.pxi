@@ -8,10 +8,15 @@
 #
 # Images of a batch are computed one after the other: a thread works on the memory of one image.
 
-from openmp cimport omp_in_parallel
+from openmp cimport omp_get_wtime, omp_in_parallel
 
 cdef enum:
     SPACE = 3
+
+cdef struct Pace:
+    # What was seen of threads that share one image. Calls that meet here may lose a measurement, and nothing else.
+    double alone         # seconds that a multiply-add took on one thread, the least so far; 0 before any
+    double pause         # when threads may be tried again
 
 cdef struct ConvRecurrence:
     Cell cell            # its units are the filters, its features the channels
@@ -31,6 +36,7 @@ cdef struct ConvRecurrence:
     int initial[2]
     int y
     int final[2]
+    Pace* pace
 
 cdef struct View:
     # Where an image's numbers are: axes d, h, w and channels.
@@ -304,20 +310,40 @@ cdef double cost_of_image(const ConvRecurrence* layer, Py_ssize_t n_pixels) noex
     return <double>n_pixels * 4 * layer.cell.units * (phase.kernel.depth + phase.recurrent.depth + ACTIVATION_COST)
 
 
-cdef void step_image(const ConvRecurrence* layer, const ImageWorkspace* work) noexcept nogil:
-    """One step of all pixels. Threads share them where the batch has not given each thread images of its own."""
-    cdef Py_ssize_t n_threads = 1, block, number, size
-    if not omp_in_parallel():
-        n_threads = threads_for(work.n_pixels, cost_of_image(layer, 1))
-    size = min((work.n_pixels + n_threads - 1) // n_threads, <Py_ssize_t>PIXELS_AT_ONCE)
+cdef void step_blocks(const ConvRecurrence* layer, const ImageWorkspace* work, Py_ssize_t n_threads) noexcept nogil:
+    cdef Py_ssize_t size = min((work.n_pixels + n_threads - 1) // n_threads, <Py_ssize_t>PIXELS_AT_ONCE)
     size = (size + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
-    block = (work.n_pixels + size - 1) // size
+    cdef Py_ssize_t block, n_blocks = (work.n_pixels + size - 1) // size
     if n_threads == 1:
-        for number in range(block):
-            step_pixels(layer, work, number * size, min((number + 1) * size, work.n_pixels))
+        for block in range(n_blocks):
+            step_pixels(layer, work, block * size, min((block + 1) * size, work.n_pixels))
     else:
-        for number in prange(block, num_threads=n_threads, schedule="dynamic"):
-            step_pixels(layer, work, number * size, min((number + 1) * size, work.n_pixels))
+        for block in prange(n_blocks, num_threads=n_threads, schedule="dynamic"):
+            step_pixels(layer, work, block * size, min((block + 1) * size, work.n_pixels))
+
+
+cdef void step_image(const ConvRecurrence* layer, const ImageWorkspace* work) noexcept nogil:
+    """One step of all pixels. Threads share them where the batch has not given each thread images of its own.
+
+    Threads join after every step. Where other programs keep the processors busy, that can take a hundred times as
+    long as the step: after a step that was slower than on one thread, threads rest for PAUSE times as long.
+    """
+    cdef double cost = cost_of_image(layer, work.n_pixels), start, seconds
+    cdef Py_ssize_t n_threads = threads_for(work.n_pixels, cost / work.n_pixels)
+    if n_threads == 1 or omp_in_parallel():
+        step_blocks(layer, work, 1)
+        return
+    start = omp_get_wtime()
+    if layer.pace.alone == 0 or start < layer.pace.pause:
+        step_blocks(layer, work, 1)
+        seconds = (omp_get_wtime() - start) / cost
+        if layer.pace.alone == 0 or seconds < layer.pace.alone:
+            layer.pace.alone = seconds
+    else:
+        step_blocks(layer, work, n_threads)
+        seconds = omp_get_wtime() - start
+        if seconds > layer.pace.alone * cost:
+            layer.pace.pause = start + (1 + PAUSE) * seconds
 
 
 cdef void run_conv_recurrence(
@@ -461,6 +487,7 @@ cdef class ConvRecurrent(Step):
         Buffers of h and c, (*image) a row, or none.
     """
     cdef ConvRecurrence layer
+    cdef Pace pace
 
     def __init__(
         self, kernel, recurrent_kernel, bias, activation, recurrent_activation, strides, dilation, *, same,
@@ -483,6 +510,7 @@ cdef class ConvRecurrent(Step):
             self.layer.taps[axis] = taps[number] if number >= 0 else 1
             self.layer.strides[axis] = strides[number] if number >= 0 else 1
             self.layer.dilation[axis] = dilation[number] if number >= 0 else 1
+        self.layer.pace = &self.pace
         self.layer.same, self.layer.channels_first = same, channels_first
         self.layer.return_sequences = return_sequences
         self.layer.go_backwards = go_backwards

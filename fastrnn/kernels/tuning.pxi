@@ -27,6 +27,8 @@ cdef enum:
     TILE_BYTES = 67108864
     # Pixels of an image that go through one panel of weights before the next: a multiple of every TILE_ROWS.
     PIXELS_AT_ONCE = 192
+    # How much longer than they took threads that share an image rest where one is faster: little is lost by trying.
+    PAUSE = 20
     # Multiply-adds below which a second thread costs more than it takes over.
     COST_OF_A_THREAD = 400000
     # Rows that cost as much as reading the weights of a tile: LSTM(256) takes 1200 us for 1, 1500 for 2, 2450 for 4.
