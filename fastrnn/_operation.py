@@ -55,6 +55,8 @@ def evaluate(
     """Return function(*args, **kwargs), of 64 bits a number only where an argument is, or where `dtype` says so."""
     with np.errstate(all="ignore"):
         result = function(*args, **kwargs)
+    if getattr(result, "dtype", np.float64) not in _NARROW:
+        return result  # nothing to do for most calls, and cells call often
     if _asks_for_dtype(function, args, kwargs):
         return result
     dtypes = [getattr(leaf, "dtype", None) for leaf in flatten([args, list(kwargs.values())])]
