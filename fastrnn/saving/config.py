@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -208,6 +209,7 @@ class _Reader:
         self.options = options
         self.custom_objects = custom_objects
         self.layers_read = 0
+        self.unnamed_models = 0
 
     # Layers
 
@@ -225,7 +227,7 @@ class _Reader:
         if custom is not None:
             return self.custom_layer(custom, described, path)
         if isinstance(config, list) and class_name == "Sequential":
-            config = {"name": name or "sequential", "layers": config}
+            config = {"name": name or self.name_for_model(), "layers": config}
         config = _object(config, path, f"config of a {class_name}")
         foreign = self.foreign_origin(described, class_name)
         if self.is_operation(described, class_name, config):
@@ -255,6 +257,11 @@ class _Reader:
             shared_id=shared_id if isinstance(shared_id, int) else None,
             build_shapes=_build_shapes(described, here),
         )
+
+    def name_for_model(self) -> str:
+        """Return a new name for a Sequential that was written as a bare list of layers."""
+        self.unnamed_models += 1
+        return f"sequential_{self.unnamed_models - 1}" if self.unnamed_models > 1 else "sequential"
 
     def is_operation(self, described: Config, class_name: str, config: Config) -> bool:
         """Whether this is a recorded operation, which in .h5 files only lacks a layer's keys."""
@@ -418,9 +425,67 @@ class _Reader:
             "trainable": trainable is not False,
             "shared_id": shared_id if isinstance(shared_id, int) else None,
         }
-        if class_name == "Sequential":
-            return self.sequential(layers, config, described, here, common)
-        return self.functional(layers, config, here, common)
+        if class_name == "Functional":
+            return self.functional(layers, config, here, common)
+        if _merged_models(layers) is not None:
+            return self.merged(layers, here, common)
+        return self.sequential(layers, config, described, here, common)
+
+    def merged(self, layers: list[Any], here: Path, common: dict[str, Any]) -> ModelSpec:
+        """Read a Sequential of Keras 1 whose first layer merges other models, as one graph."""
+        graph = _Graph(here)
+        outputs = self.branch(layers, graph, here)
+        spec = ModelSpec(
+            kind="functional",
+            layers=tuple(graph.layers.values()),
+            nodes=tuple(graph.nodes),
+            inputs=graph.inputs if len(graph.inputs) > 1 else graph.inputs[0],
+            outputs=outputs,
+            **common,
+        )
+        _check_graph(spec, here)
+        return spec
+
+    def branch(self, layers: list[Any], graph: "_Graph", here: Path) -> TensorRef:
+        """Put the layers of a Sequential into a graph; returns the output of the last."""
+        if len(here) > MAX_NESTING:
+            raise _error(here[:4], f"models are nested more than {MAX_NESTING} deep")
+        merged = _merged_models(layers)
+        if merged is None:
+            output = self.first_of_branch(layers, graph, here)
+        else:
+            outputs: list[Nested] = []
+            for model in merged:
+                model = _object(model, here, "a layer")
+                inner = model.get("config")
+                is_sequential = model.get("class_name") == "Sequential"
+                if is_sequential and isinstance(inner, dict):
+                    inner = inner.get("layers")
+                parts = _list(inner, here, "layers") if is_sequential else [model]
+                outputs.append(self.branch(parts, graph, (*here, "Merge")))
+            merge = {**layers[0], "config": {**layers[0]["config"]}}
+            del merge["config"]["layers"]
+            output = graph.call(self.layer(merge, here), outputs)
+        for described in layers[1:]:
+            output = graph.call(self.layer(described, here), output)
+        return output
+
+    def first_of_branch(self, layers: list[Any], graph: "_Graph", here: Path) -> TensorRef:
+        if not layers:
+            raise _error(here, "an empty model is merged")
+        first = self.layer(layers[0], here)
+        if isinstance(first, LayerSpec) and first.class_name == INPUT_LAYER:
+            return graph.input(first)
+        if isinstance(first, ModelSpec) and first.kind == "functional":
+            given = {ref.layer for ref in refs_in(first.inputs)}
+            inputs = [graph.input(layer) for layer in first.layers if layer.name in given]
+            return graph.call(first, inputs if len(inputs) > 1 else inputs[0])
+        shape = _first_input_shape(layers, here) or _input_shape(first)
+        if shape is None:
+            raise _error(here, f"{_title(first)} is merged and its input's shape is not told")
+        name = f"{first.name}_input"
+        config = {"name": name, "batch_shape": shape}
+        return graph.call(first, graph.input(LayerSpec(INPUT_LAYER, name, config)))
 
     def sequential(
         self,
@@ -758,6 +823,49 @@ def _structure(value: Any, path: Path, what: str) -> Nested:
     if isinstance(structure, list) and len(structure) == 1:
         return structure[0]
     return structure
+
+
+class _Graph:
+    """A graph in the making; layers of one name are one layer, as they are for Keras 1."""
+
+    def __init__(self, here: Path) -> None:
+        self.here = here
+        self.layers: dict[str, LayerSpec | ModelSpec] = {}
+        self.nodes: list[NodeSpec] = []
+        self.inputs: list[Nested] = []
+        self._calls: dict[tuple[object, ...], TensorRef] = {}
+        self._count: Counter[str] = Counter()
+
+    def _add(self, spec: LayerSpec | ModelSpec) -> None:
+        if self.layers.setdefault(spec.name, spec) != spec:
+            raise _error(self.here, f"two layers have the name {spec.name!r}")
+
+    def input(self, spec: LayerSpec | ModelSpec) -> TensorRef:
+        self._add(spec)
+        ref = TensorRef(spec.name, 0, 0)
+        if ref not in self.inputs:
+            self.inputs.append(ref)
+        return ref
+
+    def call(self, spec: LayerSpec | ModelSpec, inputs: Nested) -> TensorRef:
+        """Call a layer; the same call again is the one that was made."""
+        self._add(spec)
+        call = (spec.name, *refs_in(inputs))
+        if call not in self._calls:
+            self._calls[call] = TensorRef(spec.name, self._count[spec.name], 0)
+            self._count[spec.name] += 1
+            self.nodes.append(NodeSpec(spec.name, (inputs,)))
+        return self._calls[call]
+
+
+def _merged_models(layers: list[Any]) -> list[Any] | None:
+    """Return the models that the first layer of a Sequential of Keras 1 merges, None if it is another layer."""
+    first = layers[0] if layers and isinstance(layers[0], dict) else {}
+    config = first.get("config")
+    if first.get("class_name") != "Merge" or not isinstance(config, dict):
+        return None
+    models = config.get("layers")
+    return models if isinstance(models, list) and models else None
 
 
 def _map_refs(function: Callable[[TensorRef], Any], value: Nested) -> Nested:

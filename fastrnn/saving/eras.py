@@ -7,7 +7,6 @@ that a file of Keras 1 passes through all of them and a file of Keras 3 through 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from fastrnn._types import Config
@@ -42,7 +41,7 @@ class Era:
     keys: Mapping[str, str] = field(default_factory=dict)
     class_keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    rewrites: Mapping[str, Callable[[Config], tuple[str, Config]]] = field(default_factory=dict)
+    rewrites: "Mapping[str, Rewrite]" = field(default_factory=dict)
 
     def translate(self, class_name: str, config: Config) -> tuple[str, Config]:
         """Return class name and options as the next generation would have written them."""
@@ -62,11 +61,21 @@ def _without(config: Config, *keys: str) -> Config:
     return {key: value for key, value in config.items() if key not in keys}
 
 
-def _kernel_of_rows_and_columns(class_name: str, config: Config) -> tuple[str, Config]:
-    if "nb_row" in config:
-        kernel_size = [config["nb_row"], config["nb_col"]]
-        config = {**_without(config, "nb_row", "nb_col"), "kernel_size": kernel_size}
-    return class_name, config
+Rewrite = Callable[[Config], tuple[str, Config]]
+
+
+def _kernel_size_of(class_name: str, *axes: str) -> Rewrite:
+    def rewrite(config: Config) -> tuple[str, Config]:
+        if not set(axes) <= set(config):
+            return class_name, config
+        kernel_size = [config[axis] for axis in axes]
+        return class_name, {**_without(config, *axes), "kernel_size": kernel_size}
+
+    return rewrite
+
+
+def _embedding(config: Config) -> tuple[str, Config]:
+    return "Embedding", _without(config, "dropout")
 
 
 def _time_distributed_dense(config: Config) -> tuple[str, Config]:
@@ -82,7 +91,6 @@ _MERGE_CLASSES = {
     "max": "Maximum",
     "concat": "Concatenate",
     "dot": "Dot",
-    "cos": "Dot",
 }
 
 
@@ -93,8 +101,8 @@ def _merge(config: Config) -> tuple[str, Config]:
     merged: Config = {key: config[key] for key in ("name", "trainable") if key in config}
     if mode == "concat":
         merged["axis"] = config.get("concat_axis", -1)
-    elif mode in ("dot", "cos"):
-        merged.update(axes=config.get("dot_axes", -1), normalize=mode == "cos")
+    elif mode == "dot":
+        merged["axes"] = config.get("dot_axes", -1)
     return _MERGE_CLASSES[mode], merged
 
 
@@ -135,6 +143,7 @@ KERAS_1 = Era(
         "Convolution1D": "Conv1D",
         "Convolution2D": "Conv2D",
         "Convolution3D": "Conv3D",
+        "SeparableConvolution2D": "SeparableConv2D",
         "AtrousConvolution1D": "Conv1D",
         "AtrousConvolution2D": "Conv2D",
     },
@@ -174,6 +183,8 @@ KERAS_1 = Era(
             "W_constraint": "embeddings_constraint",
         },
         "UpSampling1D": {"length": "size"},
+        "PReLU": {"init": "alpha_initializer"},
+        "SeparableConv2D": {"init": "depthwise_initializer"},
         "BatchNormalization": {
             "beta_init": "beta_initializer",
             "gamma_init": "gamma_initializer",
@@ -181,8 +192,11 @@ KERAS_1 = Era(
     },
     values={"data_format": {"tf": "channels_last", "th": "channels_first"}},
     rewrites={
-        "Conv2D": partial(_kernel_of_rows_and_columns, "Conv2D"),
-        "ConvLSTM2D": partial(_kernel_of_rows_and_columns, "ConvLSTM2D"),
+        "Conv2D": _kernel_size_of("Conv2D", "nb_row", "nb_col"),
+        "Conv3D": _kernel_size_of("Conv3D", "kernel_dim1", "kernel_dim2", "kernel_dim3"),
+        "ConvLSTM2D": _kernel_size_of("ConvLSTM2D", "nb_row", "nb_col"),
+        "SeparableConv2D": _kernel_size_of("SeparableConv2D", "nb_row", "nb_col"),
+        "Embedding": _embedding,
         "TimeDistributedDense": _time_distributed_dense,
         "Merge": _merge,
     },
@@ -263,5 +277,6 @@ IGNORED: Mapping[str, Any] = {
     "return_runtime": (False, None),
     "reverse_state_order": (False, None),
     "mode": (0,),
+    "groups": (1,),
 }
 """Options that may be left out where a layer does not know them, and the values that may."""

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fastrnn.errors import ModelFormatError
 from fastrnn.layers.base import snake_case
+from fastrnn.saving.config import parse_version
 from fastrnn.saving.hdf5 import Group, StoredArray
 from fastrnn.saving.spec import LayerSpec, ModelSpec
 
@@ -102,11 +103,28 @@ def _keras1_conv1d() -> Layout:
     return Layout(stored_shapes, lambda arrays: [arrays[0][:, 0], *arrays[1:]])
 
 
+def _filters_first(layout: Layout) -> Layout:
+    """Keras 1 stored kernels of channels_first layers as (filters, channels, space...)."""
+
+    def stored_shapes(shapes: Shapes) -> Shapes:
+        return [
+            (shape[-1], shape[-2], *shape[:-2]) if len(shape) > 1 else shape
+            for shape in layout.stored_shapes(shapes)
+        ]
+
+    def convert(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        return layout.convert(
+            [np.moveaxis(one, (0, 1), (-1, -2)) if one.ndim > 1 else one for one in arrays]
+        )
+
+    return Layout(stored_shapes, convert)
+
+
 _LAYOUTS = {
     "LSTMCell": (_by_gate("icfo", "ifco"), _cudnn(4, lambda biases: biases.sum(axis=0))),
     "GRUCell": (_by_gate("zrh", "zrh"), _cudnn(3, lambda biases: biases)),
+    "Conv1D": (_keras1_conv1d(), _filters_first(_keras1_conv1d())),
     "ConvLSTMCell": (_by_gate("icfo", "ifco"),),
-    "Conv1D": (_keras1_conv1d(),),
 }
 _FLIPPED_BY_THEANO = {
     "Conv1D": {"kernel"},
@@ -264,7 +282,8 @@ def assign_stored(model: "Model", spec: ModelSpec, root: Group) -> None:
     names = group.texts("layer_names")
     if names is not None:
         stored = [(name, _arrays_of_layer(group, name)) for name in names]
-        values = _find_by_order(model, spec, stored, group)
+        version = parse_version(group.text("keras_version") or root.text("keras_version"))
+        values = _find_by_order(model, spec, stored, group, version)
         if group.text("backend") == "theano":
             _mirror_kernels(model, spec, values)
     else:
@@ -302,7 +321,11 @@ def _arrays_of_layer(group: Group, name: str) -> list[StoredArray]:
 
 
 def _find_by_order(
-    model: "Model", spec: ModelSpec, stored: list[tuple[str, list[StoredArray]]], group: Group
+    model: "Model",
+    spec: ModelSpec,
+    stored: list[tuple[str, list[StoredArray]]],
+    group: Group,
+    version: tuple[int, ...],
 ) -> Values:
     """Pair the layers that have weights with the groups that have arrays, in order."""
     stored = [(name, arrays) for name, arrays in stored if arrays]
@@ -319,7 +342,8 @@ def _find_by_order(
         )
     values: Values = {}
     for (_, holders), (name, arrays) in zip(expected, stored, strict=True):
-        values |= _match(_trainable_first(holders), arrays, f"{group.place} > {name}")
+        place = f"{group.place} > {name}"
+        values |= _match(_trainable_first(holders), arrays, place, version)
     return values
 
 
@@ -367,15 +391,17 @@ def _trainable_first(holders: list[_Holder]) -> Parts:
     return [(holder, names) for holder, names in trainable + fixed if names]
 
 
-def _match(parts: Parts, stored: Arrays, place: str) -> Values:
-    """Read the stored arrays, in order, for the weights in `parts`.
+def _match(
+    parts: Parts, stored: Arrays, place: str, version: tuple[int, ...] | None = None
+) -> Values:
+    """Read the stored arrays, in order, for the weights in `parts`; `version` is of their Keras.
 
     Returns a dict from (layer's id, weight's name) to array.
     """
     values: Values = {}
     for holder, names in parts:
         shapes = holder.shapes(names)
-        layout, count = _layout_of(holder, shapes, stored, place)
+        layout, count = _layout_of(holder, shapes, stored, place, version)
         dtypes = [holder.layer._weights[name].dtype for name in names]
         dtypes = dtypes if count == len(names) else dtypes[:1] * count
         arrays = [array.read(dtype) for array, dtype in zip(stored, dtypes, strict=False)]
@@ -390,10 +416,20 @@ def _match(parts: Parts, stored: Arrays, place: str) -> Values:
     return values
 
 
-def _layout_of(holder: _Holder, shapes: Shapes, stored: Arrays, place: str) -> tuple[Layout, int]:
+def _layout_of(
+    holder: _Holder,
+    shapes: Shapes,
+    stored: Arrays,
+    place: str,
+    version: tuple[int, ...] | None,
+) -> tuple[Layout, int]:
     """Return the layout that fits the next stored arrays, and of how many arrays it is."""
     found = [array.shape for array in stored]
-    for layout in (_AS_IT_IS, *_LAYOUTS.get(holder.class_name, ())):
+    layouts = [_AS_IT_IS, *_LAYOUTS.get(holder.class_name, ())]
+    channels_first = getattr(holder.layer, "data_format", None) == "channels_first"
+    if channels_first and version is not None and version < (2,):
+        layouts = [_filters_first(layout) for layout in layouts]
+    for layout in layouts:
         expected = layout.stored_shapes(shapes)
         if found[: len(expected)] == expected:
             return layout, len(expected)
