@@ -230,8 +230,8 @@ def test_keras_1_recurrent_layer():
             ("Concatenate", {"axis": 2, "keras_2_masks": True}),
         ),
         (
-            ("Merge", {"mode": "cos", "dot_axes": [1, 1]}),
-            ("Dot", {"axes": [1, 1], "normalize": True}),
+            ("Merge", {"mode": "dot", "dot_axes": [1, 1]}),
+            ("Dot", {"axes": [1, 1]}),
         ),
     ],
 )
@@ -245,6 +245,44 @@ def test_keras_1_time_distributed_dense():
     assert spec.class_name == "TimeDistributed"
     assert spec.config["layer"].config["units"] == 4
     assert spec.config["layer"].config["activation"] == "hard_sigmoid_keras2"
+
+
+@pytest.mark.parametrize(
+    ("class_name", "sizes"),
+    [
+        ("Convolution2D", {"nb_row": 2, "nb_col": 3}),
+        ("ConvLSTM2D", {"nb_row": 2, "nb_col": 3}),
+        ("Convolution3D", {"kernel_dim1": 2, "kernel_dim2": 3, "kernel_dim3": 4}),
+    ],
+)
+def test_keras_1_kernel_sizes(class_name, sizes):
+    spec = layer(class_name, KERAS_1, nb_filter=5, **sizes)
+    assert spec.config["kernel_size"] == list(sizes.values())
+    assert not set(sizes) & set(spec.config)
+
+
+def test_dropout_of_an_embedding_of_keras_1_is_left_out():
+    assert "dropout" not in layer("Embedding", KERAS_1, output_dim=3, dropout=0.2).config
+
+
+def test_kernel_that_separable_layers_of_keras_2_do_not_have():
+    options = {"kernel_size": [3], "kernel_initializer": "zeros", "kernel_constraint": None}
+    for name in ("SeparableConv1D", "DepthwiseConv1D"):
+        assert layer(name, KERAS_2, **options).config == {"name": "one", "kernel_size": [3]}
+
+
+@pytest.mark.parametrize(
+    ("version", "option"), [((2, 1, 6), "reverse_state_order"), ((2, 2, 4), None)]
+)
+def test_states_of_stacks_that_came_in_reverse(version, option):
+    stack = {"class_name": "StackedRNNCells", "config": {"cells": [described("GRUCell", units=2)]}}
+    rnn = described("RNN", cell=stack, return_state=True)
+    if option is None:
+        assert read(rnn, version).config["return_state"]
+        return
+    with pytest.raises(UnsupportedLayerError, match=option):
+        read(rnn, version)
+    assert read(described("RNN", cell=stack), version)
 
 
 def test_keras_2_names():
@@ -582,6 +620,87 @@ def test_broken_sequential(layers):
 # Functional models
 
 
+# Merged models of Keras 1
+
+
+def merged(mode, *models, **options):
+    config = {"name": "merge_1", "mode": mode, "layers": list(models), **options}
+    return {"class_name": "Merge", "config": config}
+
+
+def bare(*layers):
+    return {"class_name": "Sequential", "config": list(layers)}
+
+
+def dense(name, shape=None):
+    shape = {} if shape is None else {"batch_input_shape": [None, *shape]}
+    return described("Dense", name, output_dim=3, **shape)
+
+
+def test_merged_models_are_a_graph():
+    spec = read(
+        bare(merged("sum", bare(dense("a", [4])), dense("b", [5])), dense("c")), version=KERAS_1
+    )
+    assert spec.kind == "functional"
+    assert [one.name for one in spec.layers] == ["a_input", "a", "b_input", "b", "merge_1", "c"]
+    assert [one.class_name for one in spec.layers][4] == "Add"
+    assert spec.inputs == [TensorRef("a_input", 0, 0), TensorRef("b_input", 0, 0)]
+    assert spec.outputs == TensorRef("c", 0, 0)
+    assert spec.layers[0].config["batch_shape"] == (None, 4)
+    assert spec.nodes[2].args == ([TensorRef("a", 0, 0), TensorRef("b", 0, 0)],)
+
+
+def test_model_that_is_merged_twice_is_one():
+    shared = bare(dense("shared", [4]), dense("more"))
+    inner = bare(merged("sum", shared, bare(dense("own", [4]))))
+    inner["config"][0]["config"]["name"] = "merge_2"
+    spec = read(bare(merged("concat", inner, shared)), version=KERAS_1)
+    assert [node.layer for node in spec.nodes] == ["shared", "more", "own", "merge_2", "merge_1"]
+    assert spec.inputs == [TensorRef("shared_input", 0, 0), TensorRef("own_input", 0, 0)]
+
+
+def test_model_of_several_inputs_as_the_first_layer():
+    inner = bare(merged("sum", bare(dense("a", [4])), bare(dense("b", [4]))))
+    spec = read(bare(inner, dense("c")), version=KERAS_1)
+    assert [one.name for one in spec.layers] == ["a_input", "b_input", "sequential_1", "c"]
+    assert len(spec.inputs) == 2
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ([bare(dense("a", [4])), bare(dense("a", [5]))], "two layers have the name 'a_input'"),
+        (
+            [bare(dense("a", [4]), dense("b")), bare(dense("b", [3]))],
+            "two layers have the name 'b'",
+        ),
+        ([bare(dense("a", [4])), bare(dense("b"))], "'b' is merged and its input's shape"),
+        ([bare(dense("a", [4])), bare()], "an empty model is merged"),
+        ([bare(dense("a", [4])), {"class_name": "Sequential"}], "expected layers as a list"),
+        ([3], "expected a layer as an object"),
+    ],
+)
+def test_broken_merged_models(models, message):
+    with pytest.raises(ModelFormatError, match=message):
+        read(bare(merged("sum", *models)), version=KERAS_1)
+
+
+@pytest.mark.parametrize("mode", ["cos", "lambda x: x", 3])
+def test_modes_of_merging_that_are_refused(mode):
+    models = bare(dense("a", [4])), bare(dense("b", [4]))
+    options = {name: EveryOption() for name in ("Dense", "InputLayer", "Add")}
+    with pytest.raises(UnsupportedLayerError, match="Merge 'merge_1'"):
+        read_layer(bare(merged(mode, *models)), KERAS_1, options)
+
+
+def test_models_that_a_bare_list_leaves_without_names():
+    spec = read(bare(bare(dense("a", [4])), bare(dense("b", [3])), dense("c")), version=KERAS_1)
+    assert [one.name for one in spec.layers] == ["sequential_1", "sequential_2", "c"]
+
+
+# Graphs
+
+
 def test_graph_of_keras_3():
     spec = read(
         functional(
@@ -715,6 +834,13 @@ def test_structures_of_inputs_and_outputs():
         functional(*graph, inputs={"a": ["x", 0, 0]}, outputs={"b": [["y", 0, 0], ["x", 0, 0]]})
     )
     assert (spec.inputs, spec.outputs) == ({"a": x}, {"b": [y, x]})
+
+
+def test_dicts_of_tensors_are_in_the_order_of_their_keys():
+    graph = [input_layer("x"), input_layer("w")]
+    graph.append(call("Add", "y", node([keras_tensor("x"), keras_tensor("w")])))
+    inputs = {"b": ["x", 0, 0], "a": ["w", 0, 0]}
+    assert list(read(functional(*graph, inputs=inputs)).inputs) == ["a", "b"]
 
 
 def test_order_of_layers_is_not_the_order_of_calls():

@@ -354,6 +354,100 @@ def test_formats_of_keras_2(name, folder, model, weights, keras_2_files):
                 np.testing.assert_allclose(a, b, atol=ATOL, rtol=0)
 
 
+# Formats of Keras 1
+
+
+def keras_1_files():
+    with zipfile.ZipFile(DATA / "keras1_files.zip") as archive:
+        return sorted(name[:-3] for name in archive.namelist() if name.endswith(".h5"))
+
+
+@pytest.mark.parametrize("name", keras_1_files())
+def test_formats_of_keras_1(name, tmp_path):
+    """Models that Keras 1.0 to 2.1 saved: merged models, kernels of every layout, unnamed models."""
+    with zipfile.ZipFile(DATA / "keras1_files.zip") as archive:
+        archive.extract(f"{name}.h5", tmp_path)
+        archive.extract(f"{name}.npz", tmp_path)
+    loaded = fastrnn.load_model(tmp_path / f"{name}.h5")
+    with np.load(tmp_path / f"{name}.npz") as arrays:
+        inputs = [arrays[key] for key in sorted(arrays) if key.startswith("in")]
+        outputs = flat(loaded.predict(inputs if len(inputs) > 1 else inputs[0]))
+        assert len(outputs) == len(arrays) - len(inputs)
+        for i, output in enumerate(outputs):
+            np.testing.assert_allclose(output, arrays[f"out{i}"], atol=ATOL, rtol=0)
+
+
+def test_keras_1_kernels_of_equal_sizes_are_read_by_their_era(tmp_path, rng):
+    """(3, 3, 3, 3) says nothing of the axes' order; the version and data_format do."""
+    kernel = rng.uniform(-1, 1, (3, 3, 3, 3)).astype(np.float32)
+    config = {"name": "c", "bias": False, "batch_input_shape": [None, 3, 3, 3]}
+    config |= {"nb_filter": 3, "nb_row": 3, "nb_col": 3, "dim_ordering": "th"}
+    stored = []
+    for version in ("1.2.2", "2.0.9"):
+        layer = {"class_name": "Convolution2D", "config": config}
+        if version == "2.0.9":
+            layer = {
+                "class_name": "Conv2D",
+                "config": {
+                    "name": "c",
+                    "use_bias": False,
+                    "batch_input_shape": [None, 3, 3, 3],
+                    "filters": 3,
+                    "kernel_size": [3, 3],
+                    "data_format": "channels_first",
+                },
+            }
+        old_file(tmp_path / "m.h5", layer, [kernel], version)
+        stored += fastrnn.load_model(tmp_path / "m.h5").get_weights()
+    np.testing.assert_array_equal(stored[0], kernel.transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(stored[1], kernel)
+
+
+# Weights in several files
+
+
+def test_sharded_weights(tmp_path, rng):
+    model = randomized(stack(), rng)
+    (tmp_path / "m.json").write_text(model.to_json())
+    model.save_weights(tmp_path / "m.weights.json", max_shard_size=3e-7)
+    assert len(list(tmp_path.glob("*.h5"))) > 1
+    loaded = fastrnn.load_model(tmp_path / "m.json", weights=tmp_path / "m.weights.json")
+    assert_predicts_the_same(loaded, model, rng)
+    with pytest.raises(ModelFormatError, match="weights without a model"):
+        fastrnn.load_model(tmp_path / "m.weights.json")
+
+
+def test_layer_in_two_shards(tmp_path, rng):
+    model = randomized(simple_rnn(), rng)
+    source, weights = as_json(model, tmp_path)
+    with h5py.File(weights, "r+") as file, h5py.File(tmp_path / "b.h5", "w") as other:
+        other["layers/dense/vars/1"] = file["layers/dense/vars/1"][()]
+        del file["layers/dense/vars/1"]
+    shards = {"/layers/dense/vars": [weights.name, "b.h5"], "/layers/simple_rnn": weights.name}
+    (tmp_path / "w.json").write_text(json.dumps({"weight_map": shards}))
+    loaded = fastrnn.load_model(source, weights=tmp_path / "w.json")
+    assert_predicts_the_same(loaded, model, rng)
+
+
+# Layers with arrays of their own kind
+
+
+def test_normalization_counts_in_whole_numbers(tmp_path, rng):
+    normalization = layers.Normalization()
+    normalization.adapt(rng.normal(size=(20, 4, 2)) * 3 + 1)
+    model = keras.Sequential([keras.Input((4, 2)), normalization, layers.LSTM(3)])
+    for save in (as_keras, as_h5):
+        assert_predicts_the_same(fastrnn.load_model(*save(model, tmp_path)), model, rng)
+
+
+def test_lora_is_merged_in_archives(tmp_path, rng):
+    model = keras.Sequential([keras.Input((4, 2)), layers.GRU(3), layers.Dense(2)])
+    model.layers[1].enable_lora(1)
+    randomized(model, rng)
+    loaded = fastrnn.load_model(*as_keras(model, tmp_path))
+    assert_predicts_the_same(loaded, model, rng)
+
+
 # Older layouts of weights
 
 

@@ -299,6 +299,21 @@ def test_options_that_do_not_belong_to_the_layer(with_config):
         fastrnn.load_model(with_config(model_config(lstm_config(evil=1))))
 
 
+def test_merged_models_that_go_too_deep_or_too_far(with_config):
+    def merged(models):
+        first = {"class_name": "Merge", "config": {"name": "m", "mode": "sum", "layers": models}}
+        return {"class_name": "Sequential", "config": [first]}
+
+    dense = {"class_name": "Dense", "config": {"name": "d", "output_dim": 1}}
+    deep = [dense]
+    for _ in range(40):
+        deep = [merged(deep)]
+    for models in (deep, [dense] * 10_001, [{"class_name": "Sequential", "config": [[]]}]):
+        path = with_config({**merged(models), "keras_version": "1.2.2"})
+        with pytest.raises(ModelFormatError):
+            fastrnn.load_model(path)
+
+
 def test_metadata_of_no_keras(write_archive):
     for metadata in (None, "{}", '{"keras_version": 3}', '{"keras_version": "evil"}', "[]"):
         with pytest.raises(ModelFormatError, match=r"metadata\.json|version"):
@@ -744,12 +759,6 @@ def test_zip_of_something_else(tmp_path):
         fastrnn.load_model(path)
 
 
-def test_directory_of_a_saved_model(tmp_path):
-    (tmp_path / "saved_model.pb").write_bytes(b"")
-    with pytest.raises(ModelFormatError, match="directory without"):
-        fastrnn.load_model(tmp_path)
-
-
 def test_pipes_and_devices_are_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):
@@ -761,3 +770,49 @@ def test_pipes_and_devices_are_not_opened(tmp_path):
 def test_addresses_are_not_fetched(path):
     with pytest.raises(FileNotFoundError):
         fastrnn.load_model(path)
+
+
+# Weights in several files
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        "../m.h5",
+        "/etc/passwd",
+        "sub/m.h5",
+        "..\\m.h5",
+        "C:m.h5",
+        "m.keras",
+        "link.h5",
+        "text.h5",
+        3,
+        {},
+        [],
+        [f"{i}.h5" for i in range(1001)],
+    ],
+)
+def test_shards_are_hdf5_files_of_plain_names(shards, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "m.json").write_text(json.dumps(model_config()))
+    (tmp_path / "m.h5").write_bytes(weights_bytes())
+    (folder / "text.h5").write_text("{}")
+    (folder / "link.h5").symlink_to("/dev/null")
+    (folder / "w.json").write_text(json.dumps({"weight_map": {"/layers/lstm": shards}}))
+    with pytest.raises(ModelFormatError):
+        fastrnn.load_model(folder / "m.json", weights=folder / "w.json")
+
+
+def test_shard_that_is_not_there(tmp_path):
+    (tmp_path / "m.json").write_text(json.dumps(model_config()))
+    (tmp_path / "w.json").write_text(json.dumps({"weight_map": {"/layers/lstm": "gone.h5"}}))
+    with pytest.raises(FileNotFoundError, match=r"gone\.h5"):
+        fastrnn.load_model(tmp_path / "m.json", weights=tmp_path / "w.json")
+
+
+def test_saved_model_says_what_to_do(tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01")
+    for path in (tmp_path, tmp_path / "saved_model.pb"):
+        with pytest.raises(ModelFormatError, match=r"SavedModel.*save it as \.keras"):
+            fastrnn.load_model(path)

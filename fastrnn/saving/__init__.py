@@ -106,6 +106,13 @@ def from_keras(obj: Any) -> "Layer":
 def _options() -> dict[str, frozenset[str]]:
     from fastrnn.layers import LOADABLE
 
-    # A model's input shape is read where it counts; the one of a layer inside may be stale.
-    shapes = {"input_shape", "batch_input_shape"}
-    return {name: constructor_options(cls) - shapes for name, cls in LOADABLE.items()}
+    # A model's input shape is read where it counts; the one of a layer inside may be stale. What
+    # LoRA learned was merged into the stored kernel.
+    left_out = {
+        "input_shape",
+        "batch_input_shape",
+        "lora_rank",
+        "lora_alpha",
+        "quantization_config",
+    }
+    return {name: constructor_options(cls) - left_out for name, cls in LOADABLE.items()}

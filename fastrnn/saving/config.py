@@ -318,7 +318,7 @@ class _Reader:
                 )
             elif IGNORED[key] is not ANYTHING and value not in IGNORED[key]:
                 raise UnsupportedLayerError(
-                    f"{_where(here)}: the option {key}={value!r} is not supported"
+                    f"{_where(here)}: the option {key}={str(value)[:80]} is not supported"
                 )
         if "dtype" in result and not class_name.startswith("ops."):
             result["dtype"] = self.dtype(class_name, result["dtype"], here)
@@ -434,17 +434,7 @@ class _Reader:
     def merged(self, layers: list[Any], here: Path, common: dict[str, Any]) -> ModelSpec:
         """Read a Sequential of Keras 1 whose first layer merges other models, as one graph."""
         graph = _Graph(here)
-        outputs = self.branch(layers, graph, here)
-        spec = ModelSpec(
-            kind="functional",
-            layers=tuple(graph.layers.values()),
-            nodes=tuple(graph.nodes),
-            inputs=graph.inputs if len(graph.inputs) > 1 else graph.inputs[0],
-            outputs=outputs,
-            **common,
-        )
-        _check_graph(spec, here)
-        return spec
+        return graph.model(self.branch(layers, graph, here), common)
 
     def branch(self, layers: list[Any], graph: "_Graph", here: Path) -> TensorRef:
         """Put the layers of a Sequential into a graph; returns the output of the last."""
@@ -477,9 +467,7 @@ class _Reader:
         if isinstance(first, LayerSpec) and first.class_name == INPUT_LAYER:
             return graph.input(first)
         if isinstance(first, ModelSpec) and first.kind == "functional":
-            given = {ref.layer for ref in refs_in(first.inputs)}
-            inputs = [graph.input(layer) for layer in first.layers if layer.name in given]
-            return graph.call(first, inputs if len(inputs) > 1 else inputs[0])
+            return graph.call_on_inputs_like_its_own(first)
         shape = _first_input_shape(layers, here) or _input_shape(first)
         if shape is None:
             raise _error(here, f"{_title(first)} is merged and its input's shape is not told")
@@ -498,6 +486,12 @@ class _Reader:
         specs = [self.layer(layer, here) for layer in layers]
         _check_unique([spec.name for spec in specs], here)
         first = specs[0] if specs else None
+        if isinstance(first, ModelSpec) and len(refs_in(first.inputs)) > 1:
+            graph = _Graph(here)
+            output = graph.call_on_inputs_like_its_own(first)
+            for spec in specs[1:]:
+                output = graph.call(spec, output)
+            return graph.model(output, common)
         input_name: str | None = None
         input_dtype: str | None = None
         if isinstance(first, LayerSpec) and first.class_name == INPUT_LAYER:
@@ -816,7 +810,9 @@ def _structure(value: Any, path: Path, what: str) -> Nested:
         if isinstance(value, list):
             return [read(item) for item in value]
         if isinstance(value, dict):
-            return {key: read(item) for key, item in value.items()}
+            return {
+                key: read(value[key]) for key in sorted(value)
+            }  # the order of Keras's flat lists
         raise _error(path, f"expected {what} as lists and objects, got {type(value).__name__}")
 
     structure = read(value)
@@ -856,6 +852,25 @@ class _Graph:
             self._count[spec.name] += 1
             self.nodes.append(NodeSpec(spec.name, (inputs,)))
         return self._calls[call]
+
+    def call_on_inputs_like_its_own(self, spec: ModelSpec) -> TensorRef:
+        """Call a functional model on new inputs of the graph."""
+        layers = {layer.name: layer for layer in spec.layers}
+        inputs = [self.input(layers[ref.layer]) for ref in refs_in(spec.inputs)]
+        return self.call(spec, inputs if len(inputs) > 1 else inputs[0])
+
+    def model(self, outputs: Nested, common: dict[str, Any]) -> ModelSpec:
+        """Return the graph as a model."""
+        spec = ModelSpec(
+            kind="functional",
+            layers=tuple(self.layers.values()),
+            nodes=tuple(self.nodes),
+            inputs=self.inputs if len(self.inputs) > 1 else self.inputs[0],
+            outputs=outputs,
+            **common,
+        )
+        _check_graph(spec, self.here)
+        return spec
 
 
 def _merged_models(layers: list[Any]) -> list[Any] | None:

@@ -7,6 +7,7 @@ that a file of Keras 1 passes through all of them and a file of Keras 3 through 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastrnn._types import Config
@@ -123,6 +124,24 @@ def _tensorflow_operation(config: Config) -> tuple[str, Config]:
     return f"ops.tf.{known[1] if known else function}", name
 
 
+def _without_one_kernel(class_name: str, config: Config) -> tuple[str, Config]:
+    """Leave out the options of the one kernel that these layers do not have."""
+    return class_name, {
+        key: value
+        for key, value in config.items()
+        if not key.startswith("kernel_") or key == "kernel_size"
+    }
+
+
+def _stack_of_cells(config: Config) -> tuple[str, Config]:
+    """Say that a stack's states came in the order of the last cell first."""
+    cell = config.get("cell")
+    stacked = isinstance(cell, dict) and cell.get("class_name") == "StackedRNNCells"
+    return "RNN", {**config, "reverse_state_order": True} if stacked and config.get(
+        "return_state"
+    ) else config
+
+
 _GATED = ("LSTM", "GRU", "LSTMCell", "GRUCell", "ConvLSTM2D", "ConvLSTM2DCell")
 _CONV_LSTM_CELLS = ("ConvLSTM1DCell", "ConvLSTM2DCell", "ConvLSTM3DCell")
 _CUDNN = {"activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True}
@@ -143,7 +162,6 @@ KERAS_1 = Era(
         "Convolution1D": "Conv1D",
         "Convolution2D": "Conv2D",
         "Convolution3D": "Conv3D",
-        "SeparableConvolution2D": "SeparableConv2D",
         "AtrousConvolution1D": "Conv1D",
         "AtrousConvolution2D": "Conv2D",
     },
@@ -184,7 +202,6 @@ KERAS_1 = Era(
         },
         "UpSampling1D": {"length": "size"},
         "PReLU": {"init": "alpha_initializer"},
-        "SeparableConv2D": {"init": "depthwise_initializer"},
         "BatchNormalization": {
             "beta_init": "beta_initializer",
             "gamma_init": "gamma_initializer",
@@ -195,12 +212,13 @@ KERAS_1 = Era(
         "Conv2D": _kernel_size_of("Conv2D", "nb_row", "nb_col"),
         "Conv3D": _kernel_size_of("Conv3D", "kernel_dim1", "kernel_dim2", "kernel_dim3"),
         "ConvLSTM2D": _kernel_size_of("ConvLSTM2D", "nb_row", "nb_col"),
-        "SeparableConv2D": _kernel_size_of("SeparableConv2D", "nb_row", "nb_col"),
         "Embedding": _embedding,
         "TimeDistributedDense": _time_distributed_dense,
         "Merge": _merge,
     },
 )
+
+BEFORE_KERAS_2_2_3 = Era(before=(2, 2, 3), rewrites={"RNN": _stack_of_cells})
 
 BEFORE_KERAS_2_3 = Era(
     before=(2, 3),
@@ -236,12 +254,14 @@ KERAS_2 = Era(
     values={"activation": _OLD_HARD_SIGMOID, "recurrent_activation": _OLD_HARD_SIGMOID},
     rewrites={
         "BatchNormalization": _single_axis,
+        "SeparableConv1D": partial(_without_one_kernel, "SeparableConv1D"),
+        "DepthwiseConv1D": partial(_without_one_kernel, "DepthwiseConv1D"),
         "TFOpLambda": _tensorflow_operation,
         "SlicingOpLambda": _tensorflow_operation,
     },
 )
 
-ERAS = (KERAS_1, BEFORE_KERAS_2_3, KERAS_2)
+ERAS = (KERAS_1, BEFORE_KERAS_2_2_3, BEFORE_KERAS_2_3, KERAS_2)
 
 ANYTHING = object()
 """Stands for every value in `IGNORED`."""
@@ -273,6 +293,7 @@ IGNORED: Mapping[str, Any] = {
     "ragged": (False, None),
     "optional": (False, None),
     "renorm": (False, None),
+    "softmax_robust_masking": (False, None),
     "virtual_batch_size": (None,),
     "return_runtime": (False, None),
     "reverse_state_order": (False, None),

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +17,15 @@ from fastrnn.saving.config import MAX_JSON_BYTES, parse_json, parse_version
 if TYPE_CHECKING:
     from fastrnn.saving.archive import Archive
 
+MAX_SHARDS = 1000
+
+_SAVED_MODEL = (
+    "a TensorFlow SavedModel, which holds a graph and no layers; load it with the Keras that saved "
+    "it and save it as .keras or .h5"
+)
 _KINDS = (
     (b"\x80", "a Python pickle, which is never opened"),
-    (b"\x08\x01", "a TensorFlow SavedModel's graph"),
+    (b"\x08\x01", _SAVED_MODEL),
     (b"NUMPY", "a NumPy file"),
     (b"\x93NUMPY", "a NumPy file"),
     (b"GIF", "an image"),
@@ -60,17 +67,21 @@ def open_model(path: str | os.PathLike[str]) -> Iterator[StoredModel]:
             root = stack.enter_context(hdf5.open_hdf5(path, str(path)))
             text = root.text("model_config")
             if text is None:
-                raise ModelFormatError(
-                    f"{path} holds weights without a model; give the architecture as the model "
-                    "and this file as weights"
-                )
+                raise _weights_alone(path)
             config = parse_json(text, f"{path}: model_config")
             yield StoredModel(config, parse_version(root.text("keras_version")), root)
         else:
-            with open(path, "rb") as stream:
-                content = stream.read(MAX_JSON_BYTES + 1)
-            config = parse_json(content, str(path))
+            config = parse_json(_read_json(path), str(path))
+            if "weight_map" in config:
+                raise _weights_alone(path)
             yield StoredModel(config, _version_of_json(config), None)
+
+
+def _weights_alone(path: Path) -> ModelFormatError:
+    return ModelFormatError(
+        f"{path} holds weights without a model; give the architecture as the model "
+        "and this file as weights"
+    )
 
 
 @contextlib.contextmanager
@@ -83,7 +94,36 @@ def open_weights(path: str | os.PathLike[str]) -> Iterator[hdf5.Group]:
         elif kind == "hdf5":
             yield stack.enter_context(hdf5.open_hdf5(path, str(path)))
         else:
-            raise ModelFormatError(f"{path} is JSON, expected a file with weights")
+            shards = _shards(path)
+            if shards is None:
+                raise ModelFormatError(f"{path} is JSON, expected a file with weights")
+            groups = [stack.enter_context(hdf5.open_hdf5(one, str(one))) for one in shards]
+            yield hdf5.Shards(groups)
+
+
+def _shards(path: Path) -> list[Path] | None:
+    """Return the files that a JSON of weights in several files names; all lie beside it."""
+    config = parse_json(_read_json(path), str(path))
+    weight_map = config.get("weight_map")
+    if not isinstance(weight_map, dict):
+        return None
+    lists = [one if isinstance(one, list) else [one] for one in weight_map.values()]
+    names = {str(name): None for one in lists for name in one}
+    if not names or len(names) > MAX_SHARDS:
+        raise ModelFormatError(f"{path} names {len(names)} files, expected 1 to {MAX_SHARDS}")
+    for name in names:
+        if not re.fullmatch(r"[^/\\:]+\.h5", name):
+            raise ModelFormatError(
+                f"{path}: expected the name of a file beside it, got {name[:80]!r}"
+            )
+        if _kind_of(path.with_name(name))[1] != "hdf5":
+            raise ModelFormatError(f"{path.with_name(name)} is not an HDF5 file")
+    return [path.with_name(name) for name in names]
+
+
+def _read_json(path: Path) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read(MAX_JSON_BYTES + 1)
 
 
 def _kind_of(file: str | os.PathLike[str]) -> tuple[Path, Literal["archive", "hdf5", "json"]]:
@@ -96,6 +136,8 @@ def _kind_of(file: str | os.PathLike[str]) -> tuple[Path, Literal["archive", "hd
     if stat.S_ISDIR(mode):
         if (path / members.CONFIG).exists():
             return path, "archive"
+        if (path / "saved_model.pb").exists():
+            raise ModelFormatError(f"{path} is {_SAVED_MODEL}")
         raise ModelFormatError(f"{path} is a directory without a Keras {members.CONFIG}")
     if not stat.S_ISREG(mode):
         raise ModelFormatError(f"{path} is not a regular file")

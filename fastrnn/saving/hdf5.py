@@ -170,6 +170,37 @@ class Group:
         return text
 
 
+class Shards(Group):
+    """Groups of one path in several files, of which each holds some of the members."""
+
+    def __init__(self, groups: list[Group]) -> None:
+        self._groups = groups
+
+    @property
+    def place(self) -> str:
+        """Files and path, for messages."""
+        return " and ".join(group.place for group in self._groups)
+
+    def group(self, name: str) -> "Group | None":
+        """Return the groups `name` of all files that have one as one, or None."""
+        found = [group.group(name) for group in self._groups]
+        groups = [group for group in found if group is not None]
+        return Shards(groups) if groups else None
+
+    def array(self, name: str) -> "StoredArray | None":
+        """Return the `StoredArray` `name` of the first file that has it, or None."""
+        found = (group.array(name) for group in self._groups)
+        return next((array for array in found if array is not None), None)
+
+    def names(self) -> list[str]:
+        """Return the names of the members in all files, in no particular order."""
+        return list({name for group in self._groups for name in group.names()})
+
+    def _attribute(self, name: str) -> np.ndarray | None:
+        found = (group._attribute(name) for group in self._groups)
+        return next((value for value in found if value is not None), None)
+
+
 class StoredArray:
     """An array in an HDF5 file that has been looked at and not read.
 
@@ -216,7 +247,10 @@ class StoredArray:
         """
         dtype = np.dtype(dtype)
         stored = self._dataset.dtype
-        if dtype.kind == "f" and stored.kind != "f" and not self._is_bfloat16:
+        is_counter = (
+            self.shape == () and stored.kind in "iu"
+        )  # Normalization's, of what it adapted to
+        if dtype.kind == "f" and stored.kind != "f" and not (self._is_bfloat16 or is_counter):
             raise ModelFormatError(f"{self.place} holds {stored}, expected {dtype}")
         if dtype.kind != "f" and stored.kind not in "iu":
             raise ModelFormatError(f"{self.place} holds {stored}, expected {dtype}")
