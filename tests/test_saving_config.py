@@ -671,7 +671,7 @@ def test_model_of_several_inputs_as_the_first_layer():
     [
         ([bare(dense("a", [4])), bare(dense("a", [5]))], "two layers have the name 'a_input'"),
         (
-            [bare(dense("a", [4]), dense("b")), bare(dense("b", [3]))],
+            [bare(dense("a", [4]), described("ELU", "b")), bare(dense("b", [3]))],
             "two layers have the name 'b'",
         ),
         ([bare(dense("a", [4])), bare(dense("b"))], "'b' is merged and its input's shape"),
