@@ -9,7 +9,7 @@ which write a plan (`plan`), which the compiled core (`_core.pyx`) runs on array
 mathematics in NumPy.
 """
 
-from fastrnn import layers
+from fastrnn import layers, ops
 from fastrnn._dispatch import get_num_threads, set_num_threads, show_config
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.layers import Input
@@ -30,6 +30,7 @@ __all__ = [
     "get_num_threads",
     "layers",
     "load_model",
+    "ops",
     "set_num_threads",
     "show_config",
 ]

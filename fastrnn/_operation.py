@@ -9,6 +9,7 @@ import numpy as np
 
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Nested
+from fastrnn.symbolic import holds_tensors, record_operation
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -87,13 +88,17 @@ def _place_of_dtype(function: Callable[..., Any]) -> int | None:
 def operation(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Register a function of arrays under Keras's name of its class; returns what users call.
 
-    Users may pass numbers, lists and arrays.
+    Users may pass numbers, lists and arrays, or symbolic tensors.
     """
     name = function.__name__.rstrip("_")
-    OPERATIONS[_KERAS_NAMES.get(name) or "".join(map(_capitalized, name.split("_")))] = function
+    class_name = _KERAS_NAMES.get(name) or "".join(map(_capitalized, name.split("_")))
+    OPERATIONS[class_name] = function
 
     @functools.wraps(function)
     def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        if holds_tensors(args, kwargs):
+            recorded: Result = record_operation(class_name, args, kwargs)
+            return recorded
         return evaluate(function, args, kwargs)
 
     return call

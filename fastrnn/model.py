@@ -10,11 +10,14 @@ from numpy.typing import ArrayLike
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import UnsupportedLayerError
+from fastrnn.graph import graph
 from fastrnn.layers import LOADABLE, InputLayer
 from fastrnn.layers.base import Layer, deserialize, serialize, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
+from fastrnn.layers.operations import Operation
 from fastrnn.plan import Builder, Executable, Value
 from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
+from fastrnn.symbolic import KerasTensor, holds_tensors, is_input, record
 
 ROWS_BETWEEN_NUMPY_STEPS = 1024
 """Rows that `predict` passes at once through a plan with steps in NumPy, whose intermediate arrays take memory."""
@@ -23,10 +26,16 @@ ROWS_BETWEEN_NUMPY_STEPS = 1024
 class Model(Layer):
     """The base of `Sequential` and `Functional`: inputs, outputs, prediction.
 
+    `Model(inputs, outputs, name=None)` makes a `Functional`.
+
     Attributes
     ----------
     layers : list of Layer
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        functional = cls is Model and (len(args) > 1 or "outputs" in kwargs)
+        return object.__new__(Functional if functional else cls)  # type: ignore[return-value]
 
     def __init__(self, name: str | None = None, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -158,9 +167,8 @@ class Model(Layer):
             for layer in self._inputs
         ]
 
-    def lower(self, builder: Builder, x: Nested) -> Value | list[Value]:
-        outputs = self._lower_graph(builder, flatten(x))
-        return flatten(outputs) if isinstance(outputs, (list, tuple, dict)) else outputs
+    def lower(self, builder: Builder, x: Nested) -> Nested:
+        return self._lower_graph(builder, self._flat(x))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_run_directly": None}
@@ -188,31 +196,43 @@ class Model(Layer):
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    def _flat_inputs(self, inputs: Nested) -> list[np.ndarray]:
-        """The arrays of `inputs` (its own structure, a flat list, or a dict by input name), a list, checked."""
-        expected = self._inputs
-        names = [layer.name for layer in expected]
-        if isinstance(inputs, dict):
-            keys = list(self._input_structure) if isinstance(self._input_structure, dict) else names
-            keys = names if set(inputs) >= set(names) else keys
-            if not set(inputs) >= set(keys):
-                raise ValueError(
-                    f"model {self.name!r}: expected inputs named {', '.join(keys)}; got {list(inputs)}"
-                )
-            arrays = [leaf for key in keys for leaf in flatten(inputs[key])]
-        elif len(expected) == 1 and not (
-            isinstance(inputs, (list, tuple))
-            and len(inputs) == 1
-            and isinstance(inputs[0], np.ndarray)
-        ):
-            arrays = [inputs]
-        else:
-            arrays = flatten(inputs)
-        if len(arrays) != len(expected):
-            raise ValueError(
-                f"model {self.name!r}: expected {len(expected)} inputs; got {len(arrays)}"
+    def _flat(self, structure: Nested, what: str = "inputs") -> list[Any]:
+        """What `structure` holds for each input: in the inputs' own structure, a flat list, or a dict by input name."""
+        expected = self._input_structure
+        names = [layer.name for layer in self._inputs]
+        if isinstance(expected, (list, tuple, dict)):
+            leaves = _in_structure(structure, expected)
+            if leaves is not None:
+                return leaves
+        if isinstance(structure, dict):
+            if set(structure) >= set(names):
+                return [structure[name] for name in names]
+        elif len(names) == 1:
+            is_list_of_one = (
+                isinstance(structure, (list, tuple))
+                and len(structure) == 1
+                and isinstance(structure[0], (np.ndarray, Value))
             )
-        arrays = [self._fit(array, layer) for array, layer in zip(arrays, expected, strict=True)]
+            return list(structure) if is_list_of_one else [structure]
+        elif isinstance(structure, (list, tuple)) and len(structure) == len(names):
+            return list(structure)
+        rest = iter(names)
+        described = map_structure(lambda _: next(rest), expected)
+        found = f"{type(structure).__name__}"
+        if isinstance(structure, dict):
+            found = f"a dict of {', '.join(map(str, structure))}"
+        elif isinstance(structure, (list, tuple)):
+            found = f"a list of {len(structure)}"
+        raise ValueError(
+            f"model {self.name!r}: expected {len(names)} {what}, as {described}, a list or a dict by name; got {found}"
+        )
+
+    def _flat_inputs(self, inputs: Nested) -> list[np.ndarray]:
+        """The arrays of `inputs`, a list in the order of a flat list of inputs, checked."""
+        arrays = [
+            self._fit(array, layer)
+            for array, layer in zip(self._flat(inputs), self._inputs, strict=True)
+        ]
         if len({len(array) for array in arrays}) > 1:
             sizes = ", ".join(str(len(array)) for array in arrays)
             raise ValueError(f"model {self.name!r}: expected inputs of one batch size; got {sizes}")
@@ -266,6 +286,8 @@ class Model(Layer):
             outputs = self._run_directly(inputs)
             if outputs is not None:
                 return outputs
+        if holds_tensors(inputs, mask):
+            return record(self, (inputs,), {"mask": mask, "training": training})
         self._refuse_training(training)
         self._build_for_call(inputs)
         arrays = self._flat_inputs(inputs)
@@ -276,12 +298,12 @@ class Model(Layer):
         """Build a model whose input shape is known only now."""
 
     def _run(self, arrays: list[np.ndarray], mask: Nested = None) -> Nested:
-        masks = list(mask) if isinstance(mask, (list, tuple)) and len(arrays) > 1 else [mask]
+        given = [None] * len(arrays) if mask is None else self._flat(mask, "masks")
         masks = [
             None if one is None else to_mask(one, array.shape[:2], f"model {self.name!r}")
-            for one, array in zip(masks, arrays, strict=False)
+            for one, array in zip(given, arrays, strict=True)
         ]
-        masked = tuple(one is not None for one in masks) + (False,) * (len(arrays) - len(masks))
+        masked = tuple(one is not None for one in masks)
         executable, structure = self._executable(masked)
         results = iter(executable([*arrays, *(one for one in masks if one is not None)]))
         return map_structure(lambda _: next(results), structure)
@@ -418,7 +440,10 @@ class Sequential(Model):
     module = "keras"
 
     def __init__(
-        self, layers: Iterable[Layer] | None = None, name: str | None = None, **kwargs: Any
+        self,
+        layers: Iterable[Layer | KerasTensor] | None = None,
+        name: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
         self._input: InputLayer | None = None
@@ -437,7 +462,7 @@ class Sequential(Model):
     def _input_structure(self) -> Nested:
         return None
 
-    def add(self, layer: Layer) -> None:
+    def add(self, layer: Layer | KerasTensor) -> None:
         """Append a layer.
 
         Raises
@@ -447,6 +472,8 @@ class Sequential(Model):
         ValueError
             If its name is taken, or it is an input that does not come first.
         """
+        if isinstance(layer, KerasTensor) and is_input(layer):
+            layer = layer.call.layer
         if not isinstance(layer, Layer):
             raise TypeError(f"expected a layer; got {layer!r}")
         if isinstance(layer, InputLayer):
@@ -517,12 +544,12 @@ class Sequential(Model):
     def _lower_graph(
         self, builder: Builder, inputs: list[Value], shapes: dict[Layer, Nested] | None = None
     ) -> Nested:
-        value: Value | list[Value]
+        value: Nested
         (value,) = inputs
         for layer in self._layers:
-            if isinstance(value, list):
+            if not isinstance(value, Value):
                 raise ValueError(
-                    f"layer {layer.name!r} of {self.name!r}: expected one input; got {len(value)} outputs"
+                    f"layer {layer.name!r} of {self.name!r}: expected one input; got {len(flatten(value))} outputs"
                 )
             value = layer.lower_call(builder, [value], {})
             if shapes is not None:
@@ -545,38 +572,73 @@ class Sequential(Model):
 
 
 class Functional(Model):
-    """Layers connected to a graph; made by the loader.
+    """Layers connected to a graph.
 
     Parameters
     ----------
-    layers : list of Layer
-    nodes : sequence of NodeSpec
-        The calls of the layers, in any order.
-    inputs, outputs : nested lists, tuples and dicts of TensorRef
+    inputs, outputs : KerasTensor in any nesting of lists, tuples and dicts
+        From `fastrnn.Input`, and from calls of layers that begin with those.
     name : str, optional
+
+    Raises
+    ------
+    TypeError
+        If something in them is no symbolic tensor.
+    ValueError
+        If the outputs depend on other inputs, or two layers have one name.
     """
 
+    module = "keras.src.models.functional"
     takes_several = True
 
-    def __init__(
-        self,
+    def __init__(self, inputs: Nested, outputs: Nested, name: str | None = None, **kwargs: Any):
+        super().__init__(name=name, **kwargs)
+        self._connect(*graph(inputs, outputs))
+
+    @classmethod
+    def of_graph(
+        cls,
         layers: Sequence[Layer],
         nodes: Sequence[NodeSpec],
         inputs: Nested,
         outputs: Nested,
         name: str | None = None,
-        **kwargs: Any,
+    ) -> Self:
+        """Return the model of a graph as files hold it.
+
+        Parameters
+        ----------
+        layers : list of Layer
+        nodes : sequence of NodeSpec
+            The calls of the layers, in any order.
+        inputs, outputs : TensorRef in any nesting of lists, tuples and dicts
+        name : str, optional
+        """
+        model = cls.__new__(cls)
+        Model.__init__(model, name=name)
+        model._connect(layers, nodes, inputs, outputs)
+        return model
+
+    def _connect(
+        self, layers: Sequence[Layer], nodes: Sequence[NodeSpec], inputs: Nested, outputs: Nested
     ) -> None:
-        super().__init__(name=name, **kwargs)
         for layer in layers:
             self._add_layer(layer)
-        self._input_refs, self._outputs = inputs, outputs
+        self._input_refs, self._outputs = (
+            _without_list_of_one(inputs),
+            _without_list_of_one(outputs),
+        )
         self._by_name = {layer.name: layer for layer in layers}
         self._input_layers = {
             layer.name: layer for layer in layers if isinstance(layer, InputLayer)
         }
         self._calls = self._in_order(nodes)
         self.build()
+
+    @property
+    def layers(self) -> list[Layer]:
+        """list of Layer."""
+        return [layer for layer in self._layers if not isinstance(layer, Operation)]
 
     def _in_order(self, nodes: Sequence[NodeSpec]) -> list[tuple[str, int, NodeSpec]]:
         """The calls as (name, index, node), each after those whose outputs it takes."""
@@ -641,6 +703,30 @@ class Functional(Model):
         return map_structure(value_of, self._outputs)
 
 
+def _without_list_of_one(structure: Nested) -> Nested:
+    """`structure`, or what it holds if it is a list or tuple of one: Keras gives that for it."""
+    is_list_of_one = isinstance(structure, (list, tuple)) and len(structure) == 1
+    return structure[0] if is_list_of_one else structure
+
+
+def _in_structure(given: Nested, structure: Nested) -> list[Any] | None:
+    """What `given` holds for each leaf of `structure`, in the order of `flatten`, or None if it is built otherwise."""
+    if isinstance(structure, dict):
+        if not (isinstance(given, dict) and set(given) >= set(structure)):
+            return None
+        pairs = [(given[key], structure[key]) for key in sorted(structure)]
+    elif isinstance(structure, (list, tuple)):
+        if not (isinstance(given, (list, tuple)) and len(given) == len(structure)):
+            return None
+        pairs = list(zip(given, structure, strict=True))
+    else:
+        return None if isinstance(given, dict) else [given]
+    parts = [_in_structure(one, part) for one, part in pairs]
+    if any(part is None for part in parts):
+        return None
+    return [leaf for part in parts if part is not None for leaf in part]
+
+
 def layer_from_spec(spec: LayerSpec) -> Layer:
     """Return the layer that a file describes, not built.
 
@@ -682,7 +768,7 @@ def model_from_spec(spec: ModelSpec) -> Model:
     """
     layers = [_built_from(layer) for layer in spec.layers]
     if spec.kind == "functional":
-        return Functional(layers, spec.nodes, spec.inputs, spec.outputs, name=spec.name)
+        return Functional.of_graph(layers, spec.nodes, spec.inputs, spec.outputs, name=spec.name)
     shape = spec.batch_input_shape
     if shape is None and spec.layers and isinstance(spec.layers[0], LayerSpec):
         shape = spec.layers[0].build_shape or None

@@ -384,7 +384,7 @@ class Apply(Step):
 
 @dataclass(frozen=True, eq=False)
 class ApplySeveral(Apply):
-    """As `Apply`, for a function that returns an array, or lists or tuples of arrays, for one target or several."""
+    """As `Apply`, for a function that returns arrays in any nesting, for one target or several."""
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         results = flatten(self.function(*arrays))
@@ -433,11 +433,14 @@ class Value:
         With the batch; None where it is not known before a call.
     mask : int or None
         The buffer, (batch, time) of bool, that says which steps of it count.
+    dtype : numpy.dtype or None
+        What callers see the values in, where it is known.
     """
 
     buffer: int
     shape: Shape
     mask: int | None = None
+    dtype: np.dtype | None = None
 
 
 class Stateful(Protocol):
@@ -462,10 +465,13 @@ class Builder:
     masks: set[int] = field(default_factory=set)
     states: dict[Stateful, tuple[list[int], list[Value]]] = field(default_factory=dict)
 
-    def value(self, shape: Iterable[int | None], mask: int | None = None) -> Value:
+    def value(
+        self, shape: Iterable[int | None], mask: int | None = None, dtype: DTypeLike | None = None
+    ) -> Value:
         """Return a new buffer's value."""
         self.n_buffers += 1
-        return Value(self.n_buffers - 1, tuple(shape), mask)
+        known = None if dtype is None else np.dtype(dtype)
+        return Value(self.n_buffers - 1, tuple(shape), mask, known)
 
     def mask(self) -> int:
         """Return a new buffer of booleans."""

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from fastrnn import Sequential
-from fastrnn.layers import LSTM, Dense, Input, SimpleRNN
+from fastrnn import Input, Model, Sequential, ops
+from fastrnn.layers import LSTM, RNN, Dense, Layer, SimpleRNN
 
 
 def test_the_example_of_the_simple_rnn_page(rng):
@@ -187,3 +187,44 @@ def test_masks_of_the_simple_rnn_page(rng):
     output = simple_rnn(x, mask=np.array([[True, True, False, False], [False, True, False, True]]))
     np.testing.assert_allclose(output[0], simple_rnn(x[:1, :2])[0], rtol=0, atol=1e-6)
     np.testing.assert_allclose(output[1], simple_rnn(x[1:, 1::2])[0], rtol=0, atol=1e-6)
+
+
+class MinimalRNNCell(Layer):
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.state_size = units
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(
+            shape=(input_shape[-1], self.units), initializer="uniform", name="kernel"
+        )
+        self.recurrent_kernel = self.add_weight(
+            shape=(self.units, self.units), initializer="uniform", name="recurrent_kernel"
+        )
+        self.built = True
+
+    def call(self, inputs, states):
+        prev_output = states[0]
+        h = ops.matmul(inputs, self.kernel)
+        output = h + ops.matmul(prev_output, self.recurrent_kernel)
+        return output, [output]
+
+
+@pytest.mark.parametrize("sizes", [[32], [32, 64]])
+def test_the_cells_of_the_rnn_page(sizes, rng):
+    cells = [MinimalRNNCell(size) for size in sizes]
+    x = Input((None, 5))
+    layer = RNN(cells[0] if len(cells) == 1 else cells)
+    y = layer(x)
+    assert y.shape == (None, sizes[-1])
+    model = Model(x, y)
+    array = rng.normal(size=(2, 7, 5))
+    sequence = array
+    for cell in cells:
+        state, outputs = np.zeros((2, cell.units)), []
+        for step in np.moveaxis(sequence, 1, 0):
+            state = step @ cell.kernel + state @ cell.recurrent_kernel
+            outputs.append(state)
+        sequence = np.stack(outputs, axis=1)
+    np.testing.assert_allclose(model.predict(array), sequence[:, -1], rtol=1e-4, atol=1e-5)

@@ -134,7 +134,7 @@ class PReLU(ArrayLayer):
                 f"layer {self.name!r}: expected an input of known sizes along the axes that are not shared; "
                 f"got shape {tuple(input_shape)}"
             )
-        self.add_weight(shape, self.alpha_initializer, "alpha")
+        self.add_weight(shape, self.alpha_initializer, name="alpha")
         super().build(input_shape)
 
     def _check_input(self, shape: Shape) -> None:

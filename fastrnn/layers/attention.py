@@ -11,6 +11,7 @@ from fastrnn._types import InitializerLike, Nested, Shape
 from fastrnn.layers.base import Layer, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
 from fastrnn.layers.einsum_dense import EinsumDense
+from fastrnn.symbolic import holds_tensors, record
 
 _MASKED_LESS = 1e9
 """What the scores of masked keys are lower by, in Keras's Attention and in its Softmax."""
@@ -74,9 +75,9 @@ class Attention(Layer):
     def build(self, input_shape: Nested) -> None:
         """Create the weights for a list of the inputs' shapes."""
         if self.use_scale:
-            self.add_weight((), "ones", "scale")
+            self.add_weight((), "ones", name="scale")
         if self.score_mode == "concat":
-            self.add_weight((), "ones", "concat_score_weight")
+            self.add_weight((), "ones", name="concat_score_weight")
         super().build(input_shape)
 
     def _check_input(self, shape: Nested) -> None:
@@ -128,6 +129,17 @@ class Attention(Layer):
         -------
         ndarray, or tuple of two ndarray
         """
+        if holds_tensors(inputs, mask):
+            return record(
+                self,
+                (inputs,),
+                {
+                    "mask": mask,
+                    "training": training,
+                    "return_attention_scores": return_attention_scores,
+                    "use_causal_mask": use_causal_mask,
+                },
+            )
         self._refuse_training(training)
         what = f"layer {self.name!r}"
         if not isinstance(inputs, (list, tuple)):
@@ -157,7 +169,7 @@ class Attention(Layer):
             given["mask"] = [*masks, None][: len(inputs)]
         return super().lower_call(builder, [], given)
 
-    def lower(  # type: ignore[override]
+    def lower(
         self,
         builder: plan.Builder,
         x: list[plan.Value],
@@ -231,7 +243,7 @@ class AdditiveAttention(Attention):
 
     def build(self, input_shape: Nested) -> None:
         if self.use_scale:
-            self.add_weight((input_shape[0][-1],), "glorot_uniform", "scale")
+            self.add_weight((input_shape[0][-1],), "glorot_uniform", name="scale")
         self.built = True
 
     def scores(self, query: np.ndarray, key: np.ndarray) -> np.ndarray:
@@ -435,7 +447,7 @@ class MultiHeadAttention(Layer):
         sizes = query_shape[-1:] if self.output_shape is None else self.output_shape
         return (*query_shape[:-1], *sizes)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         query: ArrayLike,
         value: ArrayLike,
@@ -471,6 +483,24 @@ class MultiHeadAttention(Layer):
         """
         what = f"layer {self.name!r}"
         given = {"query": query, "value": value, "key": key}
+        given_masks = {
+            "query_mask": query_mask,
+            "value_mask": value_mask,
+            "key_mask": key_mask,
+            "attention_mask": attention_mask,
+        }
+        if holds_tensors(given, given_masks):
+            return record(
+                self,
+                (given.pop("query"),),
+                {
+                    **given,
+                    **given_masks,
+                    "return_attention_scores": return_attention_scores,
+                    "training": training,
+                    "use_causal_mask": use_causal_mask,
+                },
+            )
         arrays = {
             name: to_numeric(array, what) for name, array in given.items() if array is not None
         }

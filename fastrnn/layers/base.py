@@ -3,6 +3,8 @@
 import collections
 import contextlib
 import contextvars
+import functools
+import inspect
 import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +17,9 @@ from fastrnn import activations, initializers
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Config, InitializerFunction, InitializerLike, Nested, Shape
 from fastrnn.errors import UnsupportedLayerError
+from fastrnn.layers import own_call
 from fastrnn.plan import Builder, Executable, Value
+from fastrnn.symbolic import holds_tensors, record
 
 if TYPE_CHECKING:
     from fastrnn.layers.rnn import RNN
@@ -202,6 +206,7 @@ class Layer:
         )
         self.built = False
         self._weights: dict[str, np.ndarray] = {}
+        self._not_trainable: set[str] = set()
         self._executables: dict[Hashable, tuple[Executable, Nested]] = {}
         self._users: list[Layer] = []
 
@@ -217,6 +222,21 @@ class Layer:
         """
         self.built = True
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        if "build" in own:
+            cls.build = _noting_it_is_built(own["build"])  # type: ignore[method-assign]
+        cls._computes_mask |= "compute_mask" in own
+        cls._tells_output_shape |= "compute_output_shape" in own
+        if "call" in own:
+            cls.call_arguments = tuple(inspect.signature(own["call"]).parameters)[1:]
+            cls.takes_several = True
+            cls.lower = Layer.lower  # type: ignore[method-assign]
+            cls.module = cls.__module__
+            if "supports_masking" not in own:
+                cls.supports_masking = cls._computes_mask
+
     def _unbuild(self) -> None:
         """Undo `build`, after an error further on in a model."""
         self.built = False
@@ -224,26 +244,53 @@ class Layer:
         for child in self._flat_children():
             child._unbuild()
 
-    def add_weight(self, shape: Shape, initializer: InitializerLike, name: str) -> np.ndarray:
+    def add_weight(
+        self,
+        shape: Sequence[int | None] | None = None,
+        initializer: InitializerLike | None = None,
+        dtype: DTypeLike | None = None,
+        trainable: bool = True,
+        autocast: bool = True,
+        regularizer: object = None,
+        constraint: object = None,
+        aggregation: str | None = "none",
+        overwrite_with_gradient: bool = False,
+        name: str | None = None,
+    ) -> np.ndarray:
         """Create, register and return a weight.
+
+        An attribute of the layer that holds the weight holds the new values after `set_weights`.
 
         Parameters
         ----------
-        shape : tuple of int
-        initializer : str, dict or callable
-            What `fastrnn.initializers.get` takes.
-        name : str
+        shape : tuple of int, optional
+            A number by default.
+        initializer : str, dict or callable, optional
+            What `fastrnn.initializers.get` takes; "glorot_uniform" by default, "zeros" for whole numbers.
+        dtype : str, optional
+            The layer's own by default.
+        trainable : bool
+            The weights that are come first in `weights`.
+        name : str, optional
+        autocast, regularizer, constraint, aggregation, overwrite_with_gradient : optional
+            Have no effect.
 
         Returns
         -------
         ndarray
-            Read-only, of the layer's dtype.
+            Read-only.
 
         Raises
         ------
         ValueError
             If a size is not known.
         """
+        shape = tuple(shape or ())
+        own_dtype = self.compute_dtype if dtype is None else np.dtype(dtype)
+        if initializer is None:
+            initializer = "glorot_uniform" if own_dtype.kind == "f" else "zeros"
+        while name is None or name in self._weights:
+            name = f"{name or 'variable'}_{len(self._weights)}"
         if None in shape:
             raise ValueError(
                 f"layer {self.name!r}: expected an input with a known number of features; {name} would be {shape}"
@@ -251,24 +298,35 @@ class Layer:
         make: InitializerFunction = (
             initializers.get(initializer) if _initializing.get() else np.zeros
         )
-        values = np.asarray(make(shape, dtype=self.compute_dtype.name), order="C")
+        values = np.array(make(shape, dtype=own_dtype.name), own_dtype, order="C")
         values.flags.writeable = False
         self._weights[name] = values
+        if not trainable:
+            self._not_trainable.add(name)
         return values
 
     def _children(self) -> "list[tuple[str, Layer | list[Layer]]]":
         """The layers inside this one, by the attribute that holds them: (name, layer or list of layers)."""
-        return []
+        children: list[tuple[str, Layer | list[Layer]]] = []
+        for name, value in vars(self).items():
+            held = flatten(value) if name != "_users" else []
+            if held and all(isinstance(one, Layer) for one in held):
+                children.append((name, held[0] if isinstance(value, Layer) else held))
+        return children
 
     def _flat_children(self) -> "Iterator[Layer]":
         for _, child in self._children():
             yield from child if isinstance(child, list) else [child]
 
     @property
+    def _weight_names(self) -> list[str]:
+        return sorted(self._weights, key=self._not_trainable.__contains__)
+
+    @property
     def weights(self) -> list[np.ndarray]:
         """list of ndarray: all weights, read-only, in Keras's order."""
         return [
-            *self._weights.values(),
+            *map(self._weights.__getitem__, self._weight_names),
             *(w for child in self._flat_children() for w in child.weights),
         ]
 
@@ -303,10 +361,15 @@ class Layer:
         self._take_weights(iter(arrays))
 
     def _take_weights(self, weights: Iterator[np.ndarray]) -> None:
-        for name in self._weights:
-            values = np.array(next(weights), self.compute_dtype, order="C")
+        changed: dict[int, np.ndarray] = {}
+        for name in self._weight_names:
+            before = self._weights[name]
+            values = np.array(next(weights), before.dtype, order="C")
             values.flags.writeable = False
-            self._weights[name] = values
+            self._weights[name] = changed[id(before)] = values
+        for attribute, value in vars(self).items():
+            if attribute != "_weights" and any(id(one) in changed for one in flatten(value)):
+                vars(self)[attribute] = map_structure(lambda one: changed.get(id(one), one), value)
         for child in self._flat_children():
             child._take_weights(weights)
         self._forget_plans()
@@ -363,11 +426,29 @@ class Layer:
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
+    _computes_mask: ClassVar[bool] = False
+    _tells_output_shape: ClassVar[bool] = False
+
+    def call(self, inputs: Nested) -> Nested:
+        """Compute the layer: what a layer of your own defines, over NumPy arrays, with any further arguments.
+
+        `training` among them is False, and `mask` the mask that the first argument carries or is given.
+        """
+        raise NotImplementedError
+
+    def compute_mask(self, inputs: Nested, previous_mask: Nested) -> Nested:
+        """Return the output's mask: what a layer of your own may define."""
+        return previous_mask
+
     def compute_output_shape(self, input_shape: Nested) -> Nested:
         """Return the output's shape, with the batch, for an input's."""
-        return tuple(input_shape)
+        if type(self).call is Layer.call:
+            return tuple(input_shape)
+        builder = Builder()
+        outputs = self.lower_call(builder, [own_call.map_shapes(builder.value, input_shape)], {})
+        return map_structure(lambda value: value.shape, outputs)
 
-    def lower(self, builder: Builder, x: Value) -> Nested:
+    def lower(self, builder: Builder, x: Nested) -> Nested:
         """Write the layer's steps.
 
         Parameters
@@ -383,7 +464,9 @@ class Layer:
         Value or list of Value
             The output, or the outputs; a list among them holds the states of one cell of several.
         """
-        raise NotImplementedError
+        if type(self).call is Layer.call:
+            raise NotImplementedError(f"layer {self.name!r}: {type(self).__name__} has no call")
+        return own_call.lower(self, builder, {self.call_arguments[0]: x})
 
     def lower_call(
         self, builder: Builder, args: Sequence[Nested], kwargs: dict[str, Nested]
@@ -406,36 +489,44 @@ class Layer:
         Notes
         -----
         The mask that a tensor carries counts where the tensors come in one argument of the call, or where the call
-        has an argument for just that mask, as in Keras: not in a decoder that is given an initial state.
+        has an argument for just that mask, as in Keras: not in a decoder that is given an initial state. Its output
+        carries the mask all the same.
         """
-        if len(args) > len(self.call_arguments):
-            raise ValueError(
-                f"layer {self.name!r}: expected at most {len(self.call_arguments)} arguments; got {len(args)}"
-            )
-        given = {**dict(zip(self.call_arguments, args, strict=False)), **kwargs}
-        given = {name: value for name, value in given.items() if value is not None}
+        given = self._named(args, kwargs)
         self._refuse_training(bool(given.pop("training", False)))
         first = self.call_arguments[0]
         masks = {name: given.pop(f"{name}_mask") for name in [*given] if f"{name}_mask" in given}
         if "mask" in given:
             masks[first] = given.pop("mask")
-        tensors = [name for name, value in given.items() if _holds_values(value)]
-        for name in tensors:
-            if name in masks or (len(tensors) > 1 and f"{name}_mask" not in self.call_arguments):
-                given[name] = self._with_masks(builder, given[name], masks.get(name))
-        x = given.pop(first)
+        x = given[first]
         if not self.takes_several:
             (x, *others) = flatten(x)
             if others:
                 raise ValueError(f"layer {self.name!r}: expected one input; got {len(others) + 1}")
+            given[first] = x
+        tensors = [name for name, value in given.items() if _holds_values(value)]
+        unused = None
+        for name in tensors:
+            if name in masks or (len(tensors) > 1 and f"{name}_mask" not in self.call_arguments):
+                given[name] = self._with_masks(builder, given[name], masks.get(name))
+                if name == first and name not in masks and isinstance(x, Value):
+                    unused = x.mask
+        x = given.pop(first)
         shapes = map_structure(lambda value: value.shape, x)
         self._check_input(shapes)
         if not self.built:
             self.build(shapes)
-        outputs = self.lower(builder, x, **given)
+        if type(self).call is not Layer.call:
+            outputs = own_call.lower(self, builder, {first: x, **given})
+        else:
+            outputs = self.lower(builder, x, **given)
         if self.supports_masking:
-            return outputs
+            return outputs if unused is None else self._pass_mask(outputs, unused)
         return map_structure(lambda value: replace(value, mask=None), outputs)
+
+    def _pass_mask(self, outputs: Nested, mask: int) -> Nested:
+        """The outputs carrying the input's mask, which had no part in them."""
+        return map_structure(lambda value: replace(value, mask=mask), outputs)
 
     def _with_masks(self, builder: Builder, tensors: Nested, masks: Nested) -> Nested:
         """The Values of `tensors` carrying the Values of `masks`, one for each; None is no mask, for one or for all."""
@@ -457,7 +548,7 @@ class Layer:
 
     def _refuse_training(self, training: bool) -> None:
         """Raise ValueError if `training` asks for what inference leaves out."""
-        for child in self._flat_children():
+        for child in self._flat_children() if training else ():
             child._refuse_training(training)
 
     def _stateful_layers(self) -> Iterator["RNN"]:
@@ -465,7 +556,20 @@ class Layer:
         for child in self._flat_children():
             yield from child._stateful_layers()
 
-    def __call__(self, inputs: Nested, mask: Nested = None, training: bool = False) -> Nested:
+    def _named(self, args: Sequence[Nested], kwargs: dict[str, Nested]) -> dict[str, Nested]:
+        """A call's arguments by their names, the first one first, without those that are None."""
+        names = self.call_arguments
+        if len(args) > len(names):
+            raise TypeError(
+                f"layer {self.name!r}: expected at most {len(names)} arguments; got {len(args)}"
+            )
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        if given.get(names[0]) is None:
+            raise TypeError(f"layer {self.name!r}: expected the argument {names[0]!r}")
+        ordered = {names[0]: given.pop(names[0]), **given}
+        return {name: value for name, value in ordered.items() if value is not None}
+
+    def __call__(self, *args: Nested, **kwargs: Nested) -> Nested:
         """Compute the layer.
 
         Parameters
@@ -474,32 +578,40 @@ class Layer:
         mask : array-like of bool, shape (batch, time), or a list with one or None for each input, optional
         training : bool
             An error where the layer would do something else in training.
+        *args, **kwargs : optional
+            For a layer of your own what its `call` takes, instead.
 
         Returns
         -------
-        ndarray
+        ndarray, or what stands for it if the inputs are symbolic tensors
         """
-        self._refuse_training(training)
+        if holds_tensors(args, kwargs):
+            return record(self, args, kwargs)
+        given = self._named(args, kwargs)
+        self._refuse_training(bool(given.pop("training", False)))
         what = f"layer {self.name!r}"
-        x: Nested
-        masks: Nested
-        if not self.takes_several:
-            x = to_numeric(inputs, what)
-            masks = None if mask is None else self._to_mask(mask, x.shape)
-        else:
-            if not isinstance(inputs, (list, tuple)):
-                raise ValueError(f"{what}: expected a list of inputs; got {type(inputs).__name__}")
-            x = [to_numeric(array, what) for array in inputs]
-            given = [None] * len(x) if mask is None else list(mask)
-            if len(given) != len(x):
-                raise ValueError(f"{what}: expected {len(x)} masks; got {len(given)}")
-            masks = [
+        x = self._to_arrays(given.pop(self.call_arguments[0]))
+        mask = given.pop("mask", None)
+        if mask is not None:
+            masks, arrays = flatten(mask) if self.takes_several else [mask], flatten(x)
+            if len(masks) != len(arrays):
+                raise ValueError(f"{what}: expected {len(arrays)} masks; got {len(masks)}")
+            mask = [
                 None if one is None else self._to_mask(one, array.shape)
-                for one, array in zip(given, x, strict=True)
+                for one, array in zip(masks, arrays, strict=True)
             ]
         self._check_input(map_structure(np.shape, x))
         self._build_for(x)
-        return self._execute(x, masks)
+        return self._execute(x, mask, **{name: _arrays_in(value) for name, value in given.items()})
+
+    def _to_arrays(self, x: Nested) -> Nested:
+        """The first argument of a call as an array, or as arrays in its structure where the layer takes several."""
+        what = f"layer {self.name!r}"
+        if not self.takes_several or _is_array_like(x):
+            if self.takes_several and type(self).call is Layer.call:
+                raise ValueError(f"{what}: expected a list of inputs; got {type(x).__name__}")
+            return to_numeric(x, what)
+        return map_structure(lambda leaf: to_numeric(leaf, what), x)
 
     def _to_mask(self, mask: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
         """A call's mask as booleans, for an input of `shape`; ValueError if the layer takes no mask of its shape."""
@@ -543,12 +655,37 @@ class Layer:
         if structure is None:
             return results[0]
         rest = iter(results)
-        return tuple(map_structure(lambda _: next(rest), structure))
+        outputs = map_structure(lambda _: next(rest), structure)
+        return tuple(outputs) if isinstance(outputs, list) else outputs
 
     def _value_for(self, builder: Builder, array: np.ndarray) -> Value:
         """A new value for an array whose last size stays in later calls, as a stateful layer's batch does."""
         batch = array.shape[0] if getattr(self, "stateful", False) else None
         return builder.value((batch, *[None] * (array.ndim - 2), *array.shape[1:][-1:]))
+
+
+def _noting_it_is_built(build: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(build)
+    def build_and_note(self: Layer, *args: Any, **kwargs: Any) -> None:
+        build(self, *args, **kwargs)
+        self.built = True
+
+    return build_and_note
+
+
+def _is_array_like(x: Nested) -> bool:
+    """Whether `x` is an array, or numbers in lists, rather than arrays in lists, tuples or dicts."""
+    if isinstance(x, (list, tuple)):
+        leaf = next(iter(flatten(x)), None)
+        return isinstance(leaf, (int, float))
+    return not isinstance(x, dict)
+
+
+def _arrays_in(x: Nested) -> Nested:
+    """`x` with arrays for what are arrays of NumPy's or numbers in lists; other things are constants."""
+    if isinstance(x, (list, tuple)) and x and isinstance(flatten(x)[0], (int, float)):
+        return np.asarray(x)
+    return map_structure(lambda leaf: np.asarray(leaf) if isinstance(leaf, np.generic) else leaf, x)
 
 
 def _is_array(leaf: object) -> bool:

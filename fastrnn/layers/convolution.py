@@ -154,7 +154,7 @@ class _Convolution(ArrayLayer):
 
     def _add_bias(self, filters: int) -> None:
         if self.use_bias:
-            self.add_weight((filters,), self.bias_initializer, "bias")
+            self.add_weight((filters,), self.bias_initializer, name="bias")
 
     @property
     def _channel_axis(self) -> int:
@@ -336,7 +336,7 @@ class _Conv(_FullConvolution):
                 f"got shape {tuple(input_shape)}"
             )
         shape = (*self.kernel_size, channels // self.groups, self.filters)
-        self.add_weight(shape, self.kernel_initializer, "kernel")
+        self.add_weight(shape, self.kernel_initializer, name="kernel")
         self._add_bias(self.filters)
         super().build(input_shape)
 
@@ -549,7 +549,7 @@ class _ConvTranspose(_FullConvolution):
     def build(self, input_shape: Shape) -> None:
         channels = self._known_channels(input_shape)
         shape = (*self.kernel_size, self.filters, channels)
-        self.add_weight(shape, self.kernel_initializer, "kernel")
+        self.add_weight(shape, self.kernel_initializer, name="kernel")
         self._add_bias(self.filters)
         super().build(input_shape)
 
@@ -676,7 +676,7 @@ class _ChannelConvolution(_Convolution):
 
     def _add_depthwise_kernel(self, channels: int, name: str) -> None:
         shape = (*self.kernel_size, channels, self.depth_multiplier)
-        self.add_weight(shape, self.depthwise_initializer, name)
+        self.add_weight(shape, self.depthwise_initializer, name=name)
 
     def _channels_of_weights(self) -> int | None:
         return next(iter(self._weights.values())).shape[-2]
@@ -894,7 +894,7 @@ class SeparableConv1D(_ChannelConvolution):
         channels = self._known_channels(input_shape)
         self._add_depthwise_kernel(channels, "depthwise_kernel")
         shape = (1, channels * self.depth_multiplier, self.filters)
-        self.add_weight(shape, self.pointwise_initializer, "pointwise_kernel")
+        self.add_weight(shape, self.pointwise_initializer, name="pointwise_kernel")
         self._add_bias(self.filters)
         super().build(input_shape)
 

@@ -9,6 +9,7 @@ from fastrnn import activations, initializers, plan
 from fastrnn._types import ActivationFunction, ActivationLike, Config, InitializerLike, Shape
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers.base import Layer
+from fastrnn.symbolic import KerasTensor, input_tensor
 
 
 class InputLayer(Layer):
@@ -88,9 +89,12 @@ def Input(
     name: str | None = None,
     tensor: None = None,
     optional: bool = False,
-) -> InputLayer:
-    """Return an `InputLayer`; the arguments are its, in the order of Keras's function."""
-    return InputLayer(shape, batch_size, dtype, sparse, ragged, batch_shape, tensor, optional, name)
+) -> KerasTensor:
+    """Return the symbolic tensor of an `InputLayer`; the arguments are its, in the order of Keras's function."""
+    layer = InputLayer(
+        shape, batch_size, dtype, sparse, ragged, batch_shape, tensor, optional, name
+    )
+    return input_tensor(layer, layer.batch_shape, layer.input_dtype)
 
 
 class Dense(Layer):
@@ -173,9 +177,9 @@ class Dense(Layer):
         return config
 
     def build(self, input_shape: Shape) -> None:
-        self.add_weight((input_shape[-1], self.units), self.kernel_initializer, "kernel")
+        self.add_weight((input_shape[-1], self.units), self.kernel_initializer, name="kernel")
         if self.use_bias:
-            self.add_weight((self.units,), self.bias_initializer, "bias")
+            self.add_weight((self.units,), self.bias_initializer, name="bias")
         super().build(input_shape)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

@@ -110,14 +110,14 @@ class EinsumDense(ArrayLayer):
         self._check_input(input_shape)
         sizes = self._sizes(input_shape)
         kernel_shape = tuple(sizes[axis] for axis in self._kernel_axes)
-        self.add_weight(kernel_shape, self.kernel_initializer, "kernel")
+        self.add_weight(kernel_shape, self.kernel_initializer, name="kernel")
         if self.bias_axes:
             first = min(map(self._output_axes.index, self.bias_axes))
             shape = [
                 sizes[axis] if axis in self.bias_axes else 1 for axis in self._output_axes[first:]
             ]
             rest = len(input_shape) - len(self._input_axes) if self._rest_last else 0
-            self.add_weight((*shape, *[1] * rest), self.bias_initializer, "bias")
+            self.add_weight((*shape, *[1] * rest), self.bias_initializer, name="bias")
         super().build(input_shape)
 
     def _check_input(self, shape: Shape) -> None:

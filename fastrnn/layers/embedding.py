@@ -84,7 +84,7 @@ class Embedding(Layer):
     def build(self, input_shape: Shape | None = None) -> None:
         if not self.built:
             shape = (self.input_dim, self.output_dim)
-            self.add_weight(shape, self.embeddings_initializer, "embeddings")
+            self.add_weight(shape, self.embeddings_initializer, name="embeddings")
         super().build(input_shape or ())
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

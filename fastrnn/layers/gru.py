@@ -103,7 +103,7 @@ class GRUCell(RecurrentCell):
 
     def _add_bias(self, columns: int) -> None:
         self.add_weight(
-            (2, columns) if self.reset_after else (columns,), self.bias_initializer, "bias"
+            (2, columns) if self.reset_after else (columns,), self.bias_initializer, name="bias"
         )
 
     def recurrence(self) -> tuple[reference.GRU, str]:

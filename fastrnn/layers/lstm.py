@@ -108,7 +108,7 @@ class LSTMCell(RecurrentCell):
         self.add_weight(
             (columns,),
             self._initial_bias if self.unit_forget_bias else self.bias_initializer,
-            "bias",
+            name="bias",
         )
 
     def _initial_bias(self, shape: Shape, dtype: str) -> np.ndarray:

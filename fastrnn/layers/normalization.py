@@ -138,9 +138,9 @@ class _Affine(_AlongAxes):
 
     def _add_affine(self, shape: tuple[int, ...], *, gamma: bool, beta: bool) -> None:
         if gamma:
-            self.add_weight(shape, self.gamma_initializer, "gamma")
+            self.add_weight(shape, self.gamma_initializer, name="gamma")
         if beta:
-            self.add_weight(shape, self.beta_initializer, "beta")
+            self.add_weight(shape, self.beta_initializer, name="beta")
 
     def _transform(
         self, x: np.ndarray, mean: np.ndarray, variance: np.ndarray, shape: tuple[int, ...]
@@ -254,13 +254,13 @@ class BatchNormalization(_Affine):
     def build(self, input_shape: Shape) -> None:
         shape = self._sizes(input_shape)
         self._add_affine(shape, gamma=self.scale, beta=self.center)
-        self.add_weight(shape, self.moving_mean_initializer, "moving_mean")
-        self.add_weight(shape, self.moving_variance_initializer, "moving_variance")
+        self.add_weight(shape, self.moving_mean_initializer, name="moving_mean")
+        self.add_weight(shape, self.moving_variance_initializer, name="moving_variance")
         if self.renorm:
             deviation = np.sqrt(self.moving_variance)
-            self.add_weight(shape, initializers.get(deviation), "moving_stddev")
-            self.add_weight(shape, self.moving_mean_initializer, "renorm_mean")
-            self.add_weight(shape, initializers.get(deviation), "renorm_stddev")
+            self.add_weight(shape, initializers.get(deviation), name="moving_stddev")
+            self.add_weight(shape, self.moving_mean_initializer, name="renorm_mean")
+            self.add_weight(shape, initializers.get(deviation), name="renorm_stddev")
         super().build(input_shape)
 
     def _refuse_training(self, training: bool) -> None:
@@ -518,7 +518,7 @@ class RMSNormalization(_AlongAxes):
 
     def build(self, input_shape: Shape) -> None:
         self.axis = sorted(_as_list(self.axis))
-        self.add_weight(self._sizes(input_shape), "ones", "scale")
+        self.add_weight(self._sizes(input_shape), "ones", name="scale")
         super().build(input_shape)
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
@@ -581,9 +581,9 @@ class Normalization(_AlongAxes):
     def build(self, input_shape: Shape) -> None:
         sizes = self._sizes(input_shape)
         if self.input_mean is None:
-            self.add_weight(sizes, "zeros", "mean")
-            self.add_weight(sizes, "ones", "variance")
-            self.add_weight((), "zeros", "count")
+            self.add_weight(sizes, "zeros", name="mean")
+            self.add_weight(sizes, "ones", name="variance")
+            self.add_weight((), "zeros", name="count")
         else:
             np.broadcast_to(self.input_mean, sizes)
         super().build(input_shape)

@@ -13,6 +13,7 @@ from fastrnn._nested import flatten, map_structure
 from fastrnn._types import ActivationFunction, Config, InitializerFunction, Nested, Shape
 from fastrnn.layers.base import Layer, deserialize, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
+from fastrnn.symbolic import holds_tensors, record
 
 StatesLike = ArrayLike | Sequence[Any]
 """The states of one layer: nested lists of arrays, or one array where it has one state."""
@@ -313,14 +314,14 @@ class RecurrentCell(KerasCell):
     def build(self, input_shape: Shape) -> None:
         columns = self.n_gates * self.units
         self.step_shape = tuple(input_shape[1:])
-        self.add_weight((input_shape[-1], columns), self.kernel_initializer, "kernel")
-        self.add_weight((self.units, columns), self.recurrent_initializer, "recurrent_kernel")
+        self.add_weight((input_shape[-1], columns), self.kernel_initializer, name="kernel")
+        self.add_weight((self.units, columns), self.recurrent_initializer, name="recurrent_kernel")
         if self.use_bias:
             self._add_bias(columns)
         super().build(input_shape)
 
     def _add_bias(self, columns: int) -> None:
-        self.add_weight((columns,), self.bias_initializer, "bias")
+        self.add_weight((columns,), self.bias_initializer, name="bias")
 
     def recurrence(self) -> tuple[reference.Cell, str]:
         """Return the cell of `fastrnn.reference` and the name of its kernel in the core."""
@@ -369,6 +370,8 @@ class RecurrentLayer(Layer):
 
     call_arguments = ("sequences", "initial_state", "mask", "training", "constants")
 
+    return_sequences: bool
+
     def _check_states(self, states: StatesLike, batch: int | None) -> list[np.ndarray]:
         """Return states as a flat list of arrays; ValueError if their number or a shape is another one."""
         raise NotImplementedError
@@ -381,7 +384,7 @@ class RecurrentLayer(Layer):
         """Set a stateful layer's states, to zeros by default."""
         raise NotImplementedError
 
-    def __call__(  # type: ignore[override]  # the arguments' order and names are Keras's
+    def __call__(  # the arguments' order and names are Keras's
         self,
         sequences: ArrayLike,
         initial_state: StatesLike | None = None,
@@ -414,6 +417,12 @@ class RecurrentLayer(Layer):
         ValueError
             If a shape does not fit; a stateful layer's states are then as they were.
         """
+        if holds_tensors(sequences, initial_state, mask, constants):
+            if isinstance(sequences, (list, tuple)):  # Keras 2's form, with the states in it
+                sequences, *rest = sequences
+                initial_state = rest or initial_state
+            named: Config = {"initial_state": initial_state, "mask": mask, "constants": constants}
+            return record(self, (sequences,), {**named, "training": training})
         self._refuse_training(training)
         x = to_numeric(sequences, f"layer {self.name!r}")
         self._check_input(x.shape)
@@ -423,6 +432,15 @@ class RecurrentLayer(Layer):
         fixed = [to_numeric(one, f"constants of layer {self.name!r}") for one in constants or ()]
         results = self._execute(x, steps, initial_state=states, constants=fixed or None)
         return self._nested(results) if isinstance(results, tuple) else results
+
+    def _pass_mask(self, outputs: Nested, mask: int) -> Nested:
+        if not self.return_sequences:
+            return outputs
+        if isinstance(outputs, plan.Value):
+            return replace(outputs, mask=mask)
+        n_sequences = 2 if getattr(self, "merge_mode", "concat") is None else 1
+        masked = [replace(value, mask=mask) for value in outputs[:n_sequences]]
+        return [*masked, *outputs[n_sequences:]]
 
     def reset_state(self) -> None:
         """Set a stateful layer's states to zeros."""

@@ -60,7 +60,7 @@ def copy_weights(obj: Any, layer: Any, spec: Any) -> None:
         assign_arrays(layer, spec, obj.get_weights(), trainable_first=not _is_keras_3(obj))
         return
     parts = {part.name: part for part in obj.layers}
-    for part, part_spec in zip(layer.layers, spec.layers, strict=True):
+    for part, part_spec in zip(layer._layers, spec.layers, strict=True):
         if part_spec.name in parts:
             copy_weights(parts[part_spec.name], part, part_spec)
 
@@ -69,7 +69,7 @@ def copy_states(obj: Any, layer: Any) -> None:
     """Copy the states that stateful layers hold at the moment."""
     if is_model(obj):
         parts = {part.name: part for part in obj.layers}
-        for part in layer.layers:
+        for part in layer._layers:
             if part.name in parts:
                 copy_states(parts[part.name], part)
         return

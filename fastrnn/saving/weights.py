@@ -223,7 +223,7 @@ class _Tree:
         """Yield the layers of a model with their specs and keys; operations have no keys."""
         pairs = [
             (layer, layer_spec)
-            for layer, layer_spec in zip(model.layers, spec.layers, strict=True)
+            for layer, layer_spec in zip(model._layers, spec.layers, strict=True)
             if not layer_spec.class_name.startswith("ops.")
         ]
         stems = [snake_case(layer_spec.class_name) for _, layer_spec in pairs]
@@ -330,7 +330,7 @@ def _find_by_order(
     """Pair the layers that have weights with the groups that have arrays, in order."""
     stored = [(name, arrays) for name, arrays in stored if arrays]
     expected = []
-    for layer, layer_spec in zip(model.layers, spec.layers, strict=True):
+    for layer, layer_spec in zip(model._layers, spec.layers, strict=True):
         holders = list(_Tree().holders(layer, layer_spec))
         if holders:
             expected.append((layer, holders))
@@ -458,7 +458,7 @@ def _mirror_kernels(model: "Model", spec: ModelSpec, values: Values) -> None:
 
 def _set(layer: Any, spec: LayerSpec | ModelSpec, values: Values) -> None:
     if isinstance(spec, ModelSpec):
-        for part, part_spec in zip(layer.layers, spec.layers, strict=True):
+        for part, part_spec in zip(layer._layers, spec.layers, strict=True):
             _set(part, part_spec, values)
         return
     holders = _Tree().holders(layer, spec)

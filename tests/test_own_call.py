@@ -1,0 +1,222 @@
+"""Layers that users write, against the same ones written for Keras."""
+
+import pickle
+
+import keras
+import numpy as np
+import pytest
+from keras import ops as keras_ops
+
+import fastrnn
+from fastrnn import layers
+
+
+def written_for(module):
+    """The layers of this file, deriving from the Layer of `module`, which is fastrnn or keras."""
+    ops = module.ops if module is fastrnn else keras_ops
+
+    class Scale(module.layers.Layer):
+        def __init__(self, by=2.0, **kwargs):
+            super().__init__(**kwargs)
+            self.by = by
+
+        def call(self, inputs):
+            return inputs * self.by
+
+        def get_config(self):
+            return {**super().get_config(), "by": self.by}
+
+    class Linear(module.layers.Layer):
+        def __init__(self, units, **kwargs):
+            super().__init__(**kwargs)
+            self.units = units
+
+        def build(self, input_shape):
+            self.count = self.add_weight(
+                shape=(), initializer="ones", name="count", trainable=False
+            )
+            self.kernel = self.add_weight(
+                shape=(input_shape[-1], self.units), initializer="glorot_uniform", name="kernel"
+            )
+            self.pair = [self.add_weight((self.units,), "zeros", name="bias")]
+
+        def call(self, inputs, training=None):
+            assert not training
+            return (ops.matmul(inputs, self.kernel) + self.pair[0]) * self.count
+
+        def compute_output_shape(self, input_shape):
+            return (*input_shape[:-1], self.units)
+
+        def get_config(self):
+            return {**super().get_config(), "units": self.units}
+
+    class Block(module.layers.Layer):
+        """With layers inside, several outputs and a second tensor."""
+
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.rnn = module.layers.GRU(3, return_sequences=True)
+            self.heads = [module.layers.Dense(2), Linear(2)]
+
+        def call(self, inputs, bias=None):
+            hidden = self.rnn(inputs)
+            first, second = (head(hidden) for head in self.heads)
+            return first if bias is None else first + bias, {"second": second}
+
+    class MaskedMean(module.layers.Layer):
+        def call(self, inputs, mask=None):
+            if mask is None:
+                return ops.mean(inputs, axis=1)
+            weights = ops.cast(mask, "float32")[:, :, None]
+            return ops.sum(inputs * weights, axis=1) / ops.sum(weights, axis=1)
+
+    class Passing(Scale):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.supports_masking = True
+
+    class Shorter(module.layers.Layer):
+        """Leaves out the first step, of the mask too."""
+
+        def call(self, inputs):
+            return inputs[:, 1:]
+
+        def compute_mask(self, inputs, previous_mask):
+            return None if previous_mask is None else previous_mask[:, 1:]
+
+    own = {cls.__name__: cls for cls in (Scale, Linear, Block, MaskedMean, Passing, Shorter)}
+    return type("Own", (), own)
+
+
+OURS, THEIRS = written_for(fastrnn), written_for(keras)
+
+
+def assert_same(got, expected):
+    for ours, theirs in zip(keras.tree.flatten(got), keras.tree.flatten(expected), strict=True):
+        theirs = np.asarray(theirs)
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def both(write, rng):
+    ours, theirs = write(fastrnn, OURS), write(keras, THEIRS)
+    theirs.set_weights([rng.normal(size=w.shape) for w in theirs.get_weights()])
+    ours.set_weights(theirs.get_weights())
+    return ours, theirs
+
+
+def stacked(module, own):
+    return module.Sequential(
+        [
+            module.Input((5, 3)),
+            own.Linear(4),
+            module.layers.LSTM(4, return_sequences=True),
+            own.Scale(0.5),
+            module.layers.TimeDistributed(own.Linear(2)),
+        ]
+    )
+
+
+def functional(module, own):
+    x, bias = module.Input((None, 3)), module.Input((None, 2))
+    first, rest = own.Block()(x, bias=bias)
+    return module.Model([x, bias], [first, rest["second"], own.Block()(own.Scale()(x))[0]])
+
+
+def masked(module, own):
+    words = module.Input((6,), dtype="int32")
+    embedded = module.layers.Embedding(9, 4, mask_zero=True)(words)
+    outputs = [
+        own.MaskedMean()(embedded),
+        own.MaskedMean()(own.Passing()(embedded)),
+        own.MaskedMean()(own.Shorter()(embedded)),
+        module.layers.GRU(3)(own.Scale()(embedded)),
+    ]
+    return module.Model(words, outputs)
+
+
+@pytest.mark.parametrize("write", [stacked, functional, masked])
+@pytest.mark.filterwarnings("ignore:.*does not support masking:UserWarning")
+def test_models_of_own_layers(write, rng):
+    ours, theirs = both(write, rng)
+    assert ours.output_shape == theirs.output_shape
+    if write is masked:
+        x = np.array([[1, 2, 3, 0, 0, 0], [4, 1, 0, 2, 3, 4]], "int32")
+    elif write is functional:
+        x = [rng.normal(size=(2, 5, 3)), rng.normal(size=(2, 5, 2))]
+    else:
+        x = rng.normal(size=(2, 5, 3))
+    assert_same(ours(x), theirs(x))
+    assert_same(ours.predict(x), theirs.predict(x, verbose=0))
+
+
+def test_layers_called_directly(rng):
+    x, bias = rng.normal(size=(2, 5, 3)).astype("float32"), np.ones(2, "float32")
+    for name, arguments in [("Scale", {}), ("Linear", {"units": 4}), ("Block", {})]:
+        ours, theirs = getattr(OURS, name)(**arguments), getattr(THEIRS, name)(**arguments)
+        expected = theirs(x)
+        ours(x)
+        assert [w.shape for w in ours.get_weights()] == [w.shape for w in theirs.get_weights()]
+        ours.set_weights(theirs.get_weights())
+        assert_same(ours(x), expected)
+        if name == "Block":
+            assert_same(ours(x, bias), theirs(x, bias))
+            assert_same(ours(x, bias=bias), theirs(x, bias=bias))
+        elif name == "Linear":
+            shape = (None, 5, 3)
+            assert ours.compute_output_shape(shape) == theirs.compute_output_shape(shape)
+    assert OURS.Scale().compute_output_shape((None, 5, 3)) == (None, 5, 3)
+    mask = np.array([[1, 1, 0, 0, 1], [1, 0, 0, 0, 0]], bool)
+    assert_same(OURS.MaskedMean()(x, mask=mask), THEIRS.MaskedMean()(x, mask=mask))
+
+
+def test_attributes_hold_the_new_weights(rng):
+    layer = OURS.Linear(2)
+    x = rng.normal(size=(3, 4)).astype("float32")
+    layer(x)
+    kernel, bias, count = (rng.normal(size=w.shape).astype("float32") for w in layer.get_weights())
+    layer.set_weights([kernel, bias, count])
+    np.testing.assert_array_equal(layer.kernel, kernel)
+    np.testing.assert_array_equal(layer.pair[0], bias)
+    np.testing.assert_array_equal(layer.count, count)
+    np.testing.assert_allclose(layer(x), (x @ kernel + bias) * count, rtol=1e-5)
+    with pytest.raises(ValueError, match="read-only"):
+        layer.kernel[:] = 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"shape": [3]},
+        {"shape": (2, 3), "dtype": "int32"},
+        {"shape": (2,), "initializer": "ones", "dtype": "float64", "trainable": False},
+    ],
+)
+def test_add_weight_has_the_arguments_of_keras(arguments):
+    ours, theirs = layers.Layer(), keras.layers.Layer()
+    own, other = ours.add_weight(**arguments), theirs.add_weight(**arguments)
+    assert (own.shape, own.dtype.name) == (tuple(other.shape), other.dtype)
+    if own.size and own.dtype.kind == "i":
+        np.testing.assert_array_equal(own, np.asarray(other))
+
+
+def test_layers_keep_weights_and_configs_through_pickle(rng):
+    layer = layers.Dense(2)
+    layer(rng.normal(size=(3, 4)))
+    again = pickle.loads(pickle.dumps(layer))
+    np.testing.assert_array_equal(again.get_weights()[0], layer.get_weights()[0])
+    config = OURS.Linear(3, name="mine").get_config()
+    assert OURS.Linear.from_config(config).get_config() == config
+    assert config["units"] == 3
+
+
+def test_errors():
+    with pytest.raises(NotImplementedError, match="Layer has no call"):
+        layers.Layer(name="bare")(np.zeros((2, 3)))
+    with pytest.raises(TypeError, match="expected the argument 'inputs'"):
+        OURS.Scale()()
+    with pytest.raises(TypeError, match="at most 1 arguments; got 2"):
+        OURS.Scale()(np.zeros(3), np.zeros(3))
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        OURS.Scale()(np.zeros((2, 3)), other=1)
