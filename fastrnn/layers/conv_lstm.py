@@ -99,11 +99,13 @@ class ConvLSTMCell(LSTMCell):
         self._check_input(input_shape)
         self._image_shape(tuple(input_shape[1:]))
         channels, columns = input_shape[self._channel_axis], 4 * self.filters
-        self.add_weight((*self.kernel_size, channels, columns), self.kernel_initializer, name="kernel")
+        self.add_weight(
+            (*self.kernel_size, channels, columns), self.kernel_initializer, name="kernel"
+        )
         self.add_weight(
             (*self.kernel_size, self.filters, columns),
             self.recurrent_initializer,
-            "recurrent_kernel",
+            name="recurrent_kernel",
         )
         if self.use_bias:
             self._add_bias(columns)
