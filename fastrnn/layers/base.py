@@ -659,7 +659,11 @@ class Layer:
         return tuple(outputs) if isinstance(outputs, list) else outputs
 
     def _value_for(self, builder: Builder, array: np.ndarray) -> Value:
-        """A new value for an array whose last size stays in later calls, as a stateful layer's batch does."""
+        """A new value for an array of a call, for later calls too: of its shape, only the features stay the same."""
+        if type(self).call is not Layer.call:
+            return builder.value(
+                array.shape, dtype=array.dtype
+            )  # which a user's call is tried with
         batch = array.shape[0] if getattr(self, "stateful", False) else None
         return builder.value((batch, *[None] * (array.ndim - 2), *array.shape[1:][-1:]))
 
