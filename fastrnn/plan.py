@@ -582,8 +582,8 @@ class Plan:
             converted = [
                 _whole_numbers(values[number])
                 if number in part.indices
-                else np.ascontiguousarray(
-                    values[number], np.bool_ if number in self.masks else part.dtype
+                else np.asarray(
+                    values[number], np.bool_ if number in self.masks else part.dtype, order="C"
                 )
                 for number in sources
             ]

@@ -71,6 +71,12 @@ def test_sizes_that_are_not_known(rng, tmp_path):
     assert ours.output_shape == [(None, 5, 3), (None, 3), (None, 3)]
 
 
+def test_numbers_without_axes(x, tmp_path):
+    inputs = keras.Input((5, 2))
+    total = ops.sum(inputs)
+    check(keras.Model(inputs, [ops.sqrt(total * total), inputs / total]), x, tmp_path / "m.keras")
+
+
 def test_files_without_modules_hold_them_too(x, tmp_path):
     inputs = keras.Input((5, 2))
     first, second = ops.split(keras.layers.LSTM(4, return_sequences=True)(inputs), 2, axis=-1)
