@@ -653,7 +653,7 @@ cdef class Program:
     cdef int execute(self, Py_ssize_t batch, const Shape* shapes, char** outside) except -1:
         cdef Call call
         cdef Arena arena
-        cdef Py_ssize_t number, n_threads, n_parts, last_tile
+        cdef Py_ssize_t number, n_threads, n_parts, last_tile, most
         cdef size_t head, needed, bytes_of_row = 0
         cdef double cost = 0, beside = 0
         cdef bint side_by_side
@@ -663,12 +663,13 @@ cdef class Program:
         if n_threads_allowed > 1 and self.n_levels < self.n_steps:
             for number in range(self.n_levels):
                 beside += self.cost_beside(<int>number, batch, shapes)
-        side_by_side = beside > 0 and steps_beat_tiles(batch, n_threads, cost, cost - beside)
         for number in range(self.n_buffers):
             if outside[number] == NULL:
                 bytes_of_row += shapes[number].size * shapes[number].item
+        most = most_rows(bytes_of_row)
+        side_by_side = beside > 0 and steps_beat_tiles(batch, n_threads, most, cost, cost - beside)
         call.batch = batch
-        call.tile = batch if side_by_side else tile_rows_for(batch, n_threads, bytes_of_row)
+        call.tile = batch if side_by_side else tile_rows_for(batch, n_threads, most)
         call.n_tiles = (batch + call.tile - 1) // call.tile
         n_parts = n_threads = min(n_threads, call.n_tiles)
         if side_by_side:

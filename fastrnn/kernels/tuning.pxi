@@ -51,17 +51,22 @@ cdef Py_ssize_t threads_for(Py_ssize_t batch, double cost_of_row) noexcept nogil
     return <Py_ssize_t>max(1.0, min(worthwhile, <double>min(<Py_ssize_t>n_threads_allowed, batch)))
 
 
-cdef Py_ssize_t tile_rows_for(Py_ssize_t batch, Py_ssize_t n_threads, size_t bytes_of_row) noexcept nogil:
-    """Rows of a tile: equal ones, a tile or more for each thread, none above ROWS_AT_ONCE or TILE_BYTES."""
-    cdef Py_ssize_t most = ROWS_AT_ONCE
+cdef Py_ssize_t most_rows(size_t bytes_of_row) noexcept nogil:
+    """Rows that a tile may have: ROWS_AT_ONCE, or as many as stay within TILE_BYTES, but always one."""
+    cdef size_t most = ROWS_AT_ONCE
     if bytes_of_row:
-        most = max(<Py_ssize_t>1, min(most, <Py_ssize_t>(TILE_BYTES // bytes_of_row)))
+        most = min(most, TILE_BYTES // bytes_of_row)
+    return max(<Py_ssize_t>most, 1)
+
+
+cdef Py_ssize_t tile_rows_for(Py_ssize_t batch, Py_ssize_t n_threads, Py_ssize_t most) noexcept nogil:
+    """Rows of a tile: equal ones, a tile or more for each thread, none above `most`."""
     cdef Py_ssize_t tiles = max(n_threads, (batch + most - 1) // most)
     return (batch + tiles - 1) // tiles
 
 
 cdef bint steps_beat_tiles(
-    Py_ssize_t batch, Py_ssize_t n_threads, double cost_of_row, double cost_side_by_side,
+    Py_ssize_t batch, Py_ssize_t n_threads, Py_ssize_t most, double cost_of_row, double cost_side_by_side,
 ) noexcept nogil:
     """Whether threads should share the steps that do not depend on each other rather than tiles of the batch.
 
@@ -69,5 +74,5 @@ cdef bint steps_beat_tiles(
     Bidirectional(LSTM(128)) on two threads: 1.9 times as fast as on one for 1 row, for 2 rows 1.9 and not 1.3.
     """
     cdef Py_ssize_t tile = (batch + n_threads - 1) // n_threads
-    return batch <= ROWS_AT_ONCE and cost_side_by_side * (batch + ROWS_FOR_WEIGHTS) < (
+    return batch <= most and cost_side_by_side * (batch + ROWS_FOR_WEIGHTS) < (
         cost_of_row * (tile + ROWS_FOR_WEIGHTS))
