@@ -1207,7 +1207,7 @@ def size(x: Tensor) -> int:
 
 def dtype(x: Tensor) -> str:
     """Return the name of the dtype of `x`."""
-    return to_array(x).dtype.name
+    return str(getattr(x, "dtype", None) or to_array(x).dtype)
 
 
 def cond(pred: Tensor, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> Any:

@@ -42,3 +42,18 @@ def test_prelu_keeps_to_its_weights_shape(rng):
 
 def test_the_old_name_of_the_slope():
     assert activation_layers.LeakyReLU(alpha=0.2).negative_slope == 0.2
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4), (4,), (5, 1), (2, 1, 4), (1, 5, 4)])
+@pytest.mark.parametrize("dtype", [bool, "float32"])
+def test_masks_of_softmax(shape, dtype, rng):
+    x = rng.normal(size=(2, 5, 4)).astype("float32")
+    mask = (rng.random(shape) < 0.7).astype(dtype)
+    expected = keras.layers.Softmax()(x, mask=mask)
+    got = activation_layers.Softmax()(x, mask=mask)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mask_that_does_not_fit_softmax(rng):
+    with pytest.raises(ValueError, match="fits the last axes"):
+        activation_layers.Softmax()(rng.normal(size=(2, 5, 4)), mask=np.ones((2, 5), bool))

@@ -6,7 +6,9 @@ import keras
 import numpy as np
 import pytest
 
+import fastrnn
 from fastrnn import ops
+from fastrnn._nested import flatten
 from fastrnn._operation import OPERATIONS
 from tests.operation_calls import CALLS, REDUCTIONS, UNARY, camel
 
@@ -128,3 +130,24 @@ def test_python_numbers_do_not_widen():
     assert ops.add(1, 2).dtype == np.int32
     assert ops.cumsum(x, dtype="float64").dtype == np.float64
     assert ops.cast(x, "int64").dtype == np.int64
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_model_computes_what_was_recorded(name, rng):
+    x = rng.normal(size=(3, 5, 3)).astype("float32")
+    with np.errstate(all="ignore"):
+        expected = CALLS[name](ops, x)
+    inputs = fastrnn.Input((5, 3))
+    made = CALLS[name](ops, inputs)
+    assert isinstance(made, (list, tuple)) == isinstance(expected, (list, tuple))
+    got = flatten(fastrnn.Model(inputs, flatten(made))(x))
+    for mine, wanted in zip(got, flatten(expected), strict=True):
+        assert (mine.dtype, mine.shape) == (wanted.dtype, wanted.shape)
+        np.testing.assert_allclose(mine, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_facts_about_symbolic_tensors():
+    x = fastrnn.Input((5, 3))
+    assert ops.shape(x) == (None, 5, 3)
+    assert ops.ndim(x) == 3
+    assert ops.dtype(x) == "float32"

@@ -35,3 +35,14 @@ def test_what_is_no_number_stays_in_its_windows(name, padding):
 def test_an_empty_batch():
     assert pooling.MaxPooling2D(2, padding="same")(np.ones((0, 3, 3, 2))).shape == (0, 2, 2, 2)
     assert pooling.GlobalAveragePooling1D()(np.ones((0, 3, 2))).shape == (0, 2)
+
+
+def test_the_mask_of_steps_that_come_last(rng):
+    x = rng.normal(size=(2, 3, 5)).astype("float32")
+    mask = np.array([[1, 1, 0, 1, 0], [1, 0, 0, 0, 0]], bool)
+    options = {"data_format": "channels_first"}
+    expected = keras.layers.GlobalAveragePooling1D(**options)(x, mask=mask)
+    got = pooling.GlobalAveragePooling1D(**options)(x, mask=mask)
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match=r"mask of shape \(2, 5\)"):
+        pooling.GlobalAveragePooling1D(**options)(x, mask=mask[:, :3])

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastrnn import activations, initializers, plan
 from fastrnn._types import ActivationFunction, InitializerLike, Shape
 from fastrnn.layers.array import ArrayLayer
+from fastrnn.layers.base import to_numeric
 from fastrnn.layers.common import MaskReadingLayer
 
 
@@ -209,6 +211,10 @@ class Softmax(MaskReadingLayer):
         if self.axis not in (-1, len(y.shape) - 1) or len(y.shape) < 2:
             return None
         return activation_step(values[0], y, self.compute_dtype, activations.softmax)
+
+    def _to_mask(self, mask: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+        array = to_numeric(mask, f"layer {self.name!r}: mask")
+        return array if array.dtype == np.bool_ else array > 0.5
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         x, *masks = arrays

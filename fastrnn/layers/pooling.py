@@ -6,9 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike
 
 from fastrnn import plan
 from fastrnn._types import Shape
+from fastrnn.layers.base import to_mask
 from fastrnn.layers.common import MaskReadingLayer, SpatialLayer
 
 
@@ -352,6 +354,10 @@ class GlobalAveragePooling1D(MaskReadingLayer, _GlobalAveragePooling):
 
     rank = 1
     supports_masking = True
+
+    def _to_mask(self, mask: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+        (steps,) = self._axes
+        return to_mask(mask, (shape[0], shape[steps]), f"layer {self.name!r}")
 
     def _mask_of(self, values: Sequence[plan.Value], builder: plan.Builder) -> None:
         return None
