@@ -31,7 +31,8 @@ def load_model(
 ) -> "Model":
     """Load a model that Keras saved.
 
-    Nothing in a file is ever executed, imported or unpickled, and no other file is opened.
+    Nothing in a file is ever executed, imported or unpickled, and no other file is opened but those
+    that hold the weights that a ``.weights.json`` beside them lists.
 
     Parameters
     ----------
@@ -39,8 +40,8 @@ def load_model(
         A ``.keras`` archive (or the directory it unpacks to), a whole-model ``.h5`` file, or the
         JSON of ``model.to_json()``; of Keras 1, 2 or 3. The content tells which, not the name.
     weights : str or path-like, optional
-        A ``.weights.h5`` file or an older weights-only ``.h5``, to go with a JSON; given with a
-        whole model, its weights are taken instead of the model's own.
+        A ``.weights.h5`` file, the ``.weights.json`` of several, or an older weights-only ``.h5``, to
+        go with a JSON; given with a whole model, its weights are taken instead of the model's own.
     custom_objects : dict of str to object, optional
         Your own classes and functions, by the name that the file knows them by.
 

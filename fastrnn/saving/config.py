@@ -18,6 +18,7 @@ from fastrnn import activations, initializers
 from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.layers.base import snake_case
+from fastrnn.saving import nodedefs
 from fastrnn.saving.eras import ANYTHING, ERAS, IGNORED
 from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
 
@@ -520,10 +521,16 @@ class _Reader:
     def functional(
         self, layers: list[Any], config: Config, here: Path, common: dict[str, Any]
     ) -> ModelSpec:
-        specs, calls = [], []
+        specs: list[LayerSpec | ModelSpec] = []
+        calls: list[list[NodeSpec]] = []
         for described in layers:
             described = _object(described, here, "a layer")
             graph_name = _string(described.get("name"), here, "name of a layer in a graph")
+            if described.get("class_name") == "TensorFlowOpLayer":
+                operation, operation_calls = self.graph_operation(described, graph_name, here)
+                specs.append(operation)
+                calls.append(operation_calls)
+                continue
             spec = self.layer(described, here, name=graph_name)
             if spec.name != graph_name:
                 raise _error(here, f"the layer {graph_name!r} calls itself {spec.name!r}")
@@ -559,6 +566,39 @@ class _Reader:
         )
         _check_graph(spec, here)
         return spec
+
+    def graph_operation(
+        self, described: Config, name: str, here: Path
+    ) -> tuple[LayerSpec, list[NodeSpec]]:
+        """Read an operation of a TensorFlow graph, and its calls."""
+        here = (*here, f"TensorFlowOpLayer {name!r}")
+        config = _object(described.get("config"), here, "config")
+        node = config.get("node_def")
+        if isinstance(node, str):
+            node = parse_json(node, f"{_where(here)}: node_def")
+        node = _object(node, here, "node_def")
+        constants = self.value("constants", config.get("constants") or {}, here)
+        function, nodes = None, []
+        for call in _list(described.get("inbound_nodes"), here, "inbound_nodes"):
+            (given,), _ = self.listed_call(call, here)
+            tensors = given if isinstance(given, list) else [given]
+            try:
+                inputs = list(tensors)
+                for place in sorted(constants, key=int):
+                    inputs.insert(int(place), constants[place])
+                read = nodedefs.read_node(node, inputs)
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                raise _error(here, f"node_def is damaged: {error}") from error
+            if read is not None:
+                function, args, kwargs = read
+                nodes.append(NodeSpec(name, tuple(args), kwargs))
+        class_name = f"ops.tf.{function}"
+        if class_name not in self.options:
+            operation = str(node.get("op"))[:80]
+            raise UnsupportedLayerError(
+                f"{_where(here)}: TensorFlow's operation {operation!r} is not supported"
+            )
+        return LayerSpec(class_name, name, {"name": name}), nodes
 
     def calls(self, spec: LayerSpec | ModelSpec, described: Config, here: Path) -> list[NodeSpec]:
         """Read the inbound nodes of a layer: objects in Keras 3, lists in Keras 1 and 2."""
