@@ -14,8 +14,10 @@ from fastrnn.graph import graph
 from fastrnn.layers import LOADABLE, InputLayer
 from fastrnn.layers.base import Layer, deserialize, serialize, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
+from fastrnn.layers.lambda_layer import Lambda
 from fastrnn.layers.operations import Operation
 from fastrnn.plan import Builder, Executable, Value
+from fastrnn.saving.config import constructor_options
 from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
 from fastrnn.symbolic import KerasTensor, holds_tensors, is_input, record
 
@@ -735,21 +737,47 @@ def layer_from_spec(spec: LayerSpec) -> Layer:
     UnsupportedLayerError
         If its class is not supported.
     """
+    if spec.custom is not None:
+        custom = _custom_from_spec(spec)
+        if isinstance(custom, Layer):
+            return custom
+        options = {key: spec.config[key] for key in ("dtype", "arguments") if key in spec.config}
+        if isinstance(spec.custom, type):
+            options.pop("arguments", None)
+            custom = getattr(custom, "call", custom)
+        return Lambda(custom, **options, name=spec.name)
     if spec.class_name not in LOADABLE:
         raise UnsupportedLayerError(
             f"layer {spec.name!r} of class {spec.class_name} is not supported"
         )
-    return LOADABLE[spec.class_name].from_config(
-        {key: _built_from(value) for key, value in spec.config.items()}
-    )
+    return LOADABLE[spec.class_name].from_config(_config_of(spec))
 
 
-def _built_from(value: Any) -> Any:
+def _config_of(spec: LayerSpec) -> Config:
+    return {
+        key: _built_from(value, cell=key in ("cell", "cells")) for key, value in spec.config.items()
+    }
+
+
+def _custom_from_spec(spec: LayerSpec) -> Any:
+    """The caller's function, or an instance of the caller's class."""
+    if not isinstance(spec.custom, type):
+        return spec.custom
+    config = _config_of(spec)
+    if hasattr(spec.custom, "from_config"):
+        return spec.custom.from_config(config)
+    taken = constructor_options(spec.custom)
+    return spec.custom(**{key: value for key, value in config.items() if key in taken})
+
+
+def _built_from(value: Any, cell: bool = False) -> Any:
     if isinstance(value, ModelSpec):
         return model_from_spec(value)
     if isinstance(value, list):
-        return [_built_from(part) for part in value]
-    return layer_from_spec(value) if isinstance(value, LayerSpec) else value
+        return [_built_from(part, cell) for part in value]
+    if not isinstance(value, LayerSpec):
+        return value
+    return _custom_from_spec(value) if cell and value.custom is not None else layer_from_spec(value)
 
 
 def model_from_spec(spec: ModelSpec) -> Model:

@@ -509,7 +509,7 @@ def test_class_of_the_callers_own():
     }
     for name in ("Mine", "pack>Mine"):
         spec = read(described, custom_objects={name: Mine})
-        assert spec == LayerSpec(name, "mine", {"size": [1, 2]})
+        assert spec == LayerSpec("Mine", "mine", {"size": [1, 2]}, custom=Mine)
 
 
 def test_layers_inside_layers():

@@ -18,6 +18,7 @@ from fastrnn.layers.core import Activation, Dense, Dropout, Input, InputLayer
 from fastrnn.layers.einsum_dense import EinsumDense
 from fastrnn.layers.embedding import Embedding, Masking
 from fastrnn.layers.gru import GRU, GRUCell
+from fastrnn.layers.lambda_layer import Lambda
 from fastrnn.layers.lstm import LSTM, LSTMCell
 from fastrnn.layers.merging import (
     Add,
@@ -233,6 +234,7 @@ __all__ = [
     "Input",
     "InputLayer",
     "LSTMCell",
+    "Lambda",
     "Layer",
     "LayerNormalization",
     "LeakyReLU",

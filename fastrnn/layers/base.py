@@ -426,8 +426,8 @@ class Layer:
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    _computes_mask: ClassVar[bool] = False
-    _tells_output_shape: ClassVar[bool] = False
+    _computes_mask: bool = False
+    _tells_output_shape: bool = False
 
     def call(self, inputs: Nested) -> Nested:
         """Compute the layer: what a layer of your own defines, over NumPy arrays, with any further arguments.

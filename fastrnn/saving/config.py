@@ -224,9 +224,10 @@ class _Reader:
             raise _error(path, f"holds more than {MAX_LAYERS} layers")
         if len(path) > MAX_NESTING:
             raise _error(path[:4], f"layers are nested more than {MAX_NESTING} deep")
-        custom = self.custom_name(described, class_name)
+        own = config.get("name", name) if isinstance(config, dict) else name
+        custom = self.custom_object(described, class_name, own)
         if custom is not None:
-            return self.custom_layer(custom, described, path)
+            return self.custom_layer(custom, class_name, described, path, name)
         if isinstance(config, list) and class_name == "Sequential":
             config = {"name": name or self.name_for_model(), "layers": config}
         config = _object(config, path, f"config of a {class_name}")
@@ -286,26 +287,65 @@ class _Reader:
 
     def unsupported_class(self, class_name: str, here: Path) -> UnsupportedLayerError:
         if class_name in _HOLDS_CODE:
-            reason = f"a {class_name} layer holds Python code, which is never run from a file"
+            reason = (
+                f"a {class_name} layer holds Python code, which is never run from a file; "
+                "pass a NumPy function for it in custom_objects, under the layer's name"
+            )
         elif class_name.startswith("ops."):
             reason = f"the operation {class_name[4:200]!r} is not supported"
         else:
-            reason = f"layers of class {class_name[:200]!r} are not supported"
+            reason = (
+                f"layers of class {class_name[:200]!r} are not supported; "
+                "pass a class or a NumPy function for it in custom_objects"
+            )
         return UnsupportedLayerError(f"{_where(here)}: {reason}")
 
-    def custom_name(self, described: Config, class_name: str) -> str | None:
-        for name in (described.get("registered_name"), class_name, class_name.split(">")[-1]):
-            if isinstance(name, str) and isinstance(self.custom_objects.get(name), type):
-                return name
+    def custom_object(self, described: Config, class_name: str, own_name: Any) -> Any:
+        """Return the class or function that the caller gave for a layer, None if there is none."""
+        registered = described.get("registered_name")
+        known_as = [name for name in (registered, class_name) if isinstance(name, str)]
+        names: list[Any] = [*known_as, *(name.split(">")[-1] for name in known_as)]
+        if class_name not in self.options or self.foreign_origin(described, class_name):
+            config = described.get("config")
+            function = config.get("function") if isinstance(config, dict) else None
+            if isinstance(function, dict):
+                function = function.get("config")
+            names += [own_name, function]
+        for name in names:
+            if isinstance(name, str) and callable(self.custom_objects.get(name)):
+                return self.custom_objects[name]
         return None
 
-    def custom_layer(self, class_name: str, described: Config, path: Path) -> LayerSpec:
+    def custom_layer(
+        self, custom: Any, class_name: str, described: Config, path: Path, name: str | None
+    ) -> LayerSpec:
         config = _object(described.get("config"), path, f"config of a {class_name}")
-        own_name = config.get("name") or snake_case(class_name.split(">")[-1])
+        own_name = config.get("name") or name or snake_case(class_name.split(">")[-1])
         own_name = _string(own_name, path, f"name of a {class_name}")
         here = (*path, f"{class_name} {own_name!r}")
-        config = {key: self.value(key, value, here) for key, value in config.items()}
-        return LayerSpec(class_name, own_name, config, _build_shape(described, here))
+        arguments: Config = {}
+        if isinstance(custom, type):
+            arguments = {key: self.custom_value(key, item, here) for key, item in config.items()}
+        elif class_name == "Lambda":
+            arguments = {"arguments": self.value("arguments", config.get("arguments") or {}, here)}
+        if "dtype" in config:
+            arguments["dtype"] = self.dtype(class_name, config["dtype"], here)
+        return LayerSpec(
+            class_name,
+            own_name,
+            arguments,
+            _build_shape(described, here),
+            custom=custom,
+        )
+
+    def custom_value(self, key: str, value: Any, here: Path) -> Any:
+        """Read an argument of a caller's class; what Keras describes there other than layers stays as written."""
+        if isinstance(value, dict) and "class_name" in value:
+            module = value.get("module")
+            is_layer = value["class_name"] in (*self.options, *MODEL_CLASSES)
+            if _is_keras_module(module) and not is_layer and value.get("registered_name") is None:
+                return value
+        return self.value(key, value, here)
 
     def layer_options(self, class_name: str, config: Config, here: Path) -> Config:
         known = self.options[class_name]

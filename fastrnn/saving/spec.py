@@ -6,7 +6,7 @@ count from 0 everywhere.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from fastrnn._types import Config, Nested, Shape
 
@@ -69,6 +69,8 @@ class LayerSpec:
         unknown size.
     shared_id : int or None
         Equal for two specs that were one shared layer.
+    custom : object or None
+        The class or function that the caller gave for it.
     build_shapes : tuple of tuple
         The shapes of all inputs that the layer was built with, as far as the file says so.
     """
@@ -78,6 +80,7 @@ class LayerSpec:
     config: Config
     build_shape: Shape | None = None
     shared_id: int | None = None
+    custom: Any = None
     build_shapes: tuple[Shape, ...] = ()
 
 
