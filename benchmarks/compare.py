@@ -146,7 +146,8 @@ def run(
                 stack.callback(worker.close)
             versions.update({worker.engine: worker.describe() for worker in workers})
             for configuration in configurations:
-                yield measure_row(workers, configuration, count, budget)
+                able = [one for one in workers if ENGINES[one.engine].runs(configuration)]
+                yield measure_row(able, configuration, count, budget)
 
 
 def machine() -> dict[str, str | int]:

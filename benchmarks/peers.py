@@ -15,7 +15,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from benchmarks.configurations import GATES, Configuration, Dense, Recurrent
+from benchmarks.configurations import (
+    GATES,
+    Configuration,
+    ConvLSTM,
+    Dense,
+    Embedding,
+    Layer,
+    Recurrent,
+)
 
 ONNX_OPSET = 22
 ONNX_IR_VERSION = 10
@@ -42,6 +50,11 @@ class Engine(abc.ABC):
     def missing(cls) -> list[str]:
         """Names of the packages it needs that are not installed."""
         return [name for name in cls.packages if importlib.util.find_spec(name) is None]
+
+    @classmethod
+    def runs(cls, configuration: Configuration) -> bool:
+        """Whether it has all the layers."""
+        return True
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -90,6 +103,10 @@ class OnnxRuntime(Engine):
     name = "ONNX Runtime"
     packages = ("onnxruntime", "onnx")
 
+    @classmethod
+    def runs(cls, configuration: Configuration) -> bool:
+        return not any(isinstance(layer, ConvLSTM) for layer in configuration.layers)
+
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
         import onnxruntime
@@ -120,7 +137,7 @@ class OnnxRuntime(Engine):
         def to_numpy(value):
             y = value.numpy()
             if isinstance(last, Recurrent):
-                y = y.squeeze(1 if last.return_sequences else 0)
+                y = np.moveaxis(y, -3, -2).reshape(*y.shape[:-3], y.shape[-2], last.width)
             return batch_first(y)
 
         return Prepared(call, to_numpy)
@@ -131,6 +148,10 @@ class Torch(Engine):
 
     name = "PyTorch"
     packages = ("torch",)
+
+    @classmethod
+    def runs(cls, configuration: Configuration) -> bool:
+        return not any(isinstance(layer, ConvLSTM) for layer in configuration.layers)
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -145,7 +166,7 @@ class Torch(Engine):
         width = configuration.features
         for layer, weights in zip(configuration.layers, parameters, strict=True):
             stages.append(self._stage(layer, width, weights))
-            width = layer.units
+            width = layer.width
         inputs = torch.from_numpy(time_major(x))
 
         @torch.inference_mode()
@@ -157,17 +178,26 @@ class Torch(Engine):
 
         return Prepared(call, lambda value: batch_first(value.numpy()))
 
-    def _stage(self, layer: Recurrent | Dense, width: int, weights: list[np.ndarray]):
+    def _stage(self, layer: Layer, width: int, weights: list[np.ndarray]):
         nn = self._torch.nn
+        if isinstance(layer, Embedding):
+            return self._load(nn.Embedding(width, layer.units), weights)
         if isinstance(layer, Dense):
             kernel, bias = weights
             module = self._load(nn.Linear(width, layer.units), [kernel.T, bias])
             activation = {"linear": None, "tanh": self._torch.tanh}[layer.activation]
             return module if activation is None else lambda values: activation(module(values))
         kind = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[layer.cell]
-        module = self._load(kind(width, layer.units), torch_weights(layer.cell, *weights))
+        each = [torch_weights(layer.cell, *part) for part in directions(weights)]
+        module = self._load(
+            kind(width, layer.units, bidirectional=layer.bidirectional),
+            [weight for part in each for weight in part],
+        )
         if layer.return_sequences:
             return lambda values: module(values)[0]
+        if layer.bidirectional:
+            last = (lambda states: states[0]) if layer.cell == "lstm" else (lambda states: states)
+            return lambda values: self._torch.cat(tuple(last(module(values)[1])), -1)
         return lambda values: module(values)[0][-1]
 
     def _load(self, module, weights: list[np.ndarray]):
@@ -234,17 +264,33 @@ def keras_style_model(package, configuration: Configuration, parameters: list[li
     """Build the Sequential model with `package`, which is keras or fastrnn."""
     kinds = package.layers
     recurrent = {"rnn": kinds.SimpleRNN, "lstm": kinds.LSTM, "gru": kinds.GRU}
-    layers = [
-        kinds.Dense(layer.units, activation=layer.activation)
-        if isinstance(layer, Dense)
-        else recurrent[layer.cell](layer.units, return_sequences=layer.return_sequences)
-        for layer in configuration.layers
-    ]
-    inputs = kinds.InputLayer(batch_shape=configuration.input_shape)
+
+    def keras_style_layer(layer: Layer):
+        if isinstance(layer, Dense):
+            return kinds.Dense(layer.units, activation=layer.activation)
+        if isinstance(layer, Embedding):
+            return kinds.Embedding(configuration.features, layer.units)
+        if isinstance(layer, ConvLSTM):
+            return kinds.ConvLSTM2D(
+                layer.units, layer.kernel, padding="same", return_sequences=True
+            )
+        one = recurrent[layer.cell](layer.units, return_sequences=layer.return_sequences)
+        return kinds.Bidirectional(one) if layer.bidirectional else one
+
+    layers = [keras_style_layer(layer) for layer in configuration.layers]
+    inputs = kinds.InputLayer(
+        batch_shape=configuration.input_shape,
+        dtype="int32" if configuration.of_indices else "float32",
+    )
     model = package.Sequential([inputs, *layers])
     for layer, weights in zip(layers, parameters, strict=True):
         layer.set_weights(weights)
     return model
+
+
+def directions(weights: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """A recurrent layer's weights, kernel, recurrent kernel and bias, direction by direction."""
+    return [weights[first : first + 3] for first in range(0, len(weights), 3)]
 
 
 def reorder_gates(matrix: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
@@ -286,14 +332,14 @@ def onnx_weights(
 
 
 def onnx_model(configuration: Configuration, parameters: list[list[np.ndarray]]):
-    """Build the ONNX model; its input has shape (timesteps, batch, features).
+    """Build the ONNX model; its input has shape (timesteps, batch, features) or (timesteps, batch).
 
-    A last layer that is recurrent gives what ONNX's operator gives: (timesteps, 1, batch, units)
-    for a sequence, (1, batch, units) for a last state.
+    A last layer that is recurrent gives what ONNX's operator gives: (timesteps, directions, batch,
+    units) for a sequence, (directions, batch, units) for a last state.
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    batch, timesteps, features = configuration.input_shape
+    batch, timesteps, *features = configuration.input_shape
     nodes, constants = [], []
 
     def constant(array: np.ndarray) -> str:
@@ -307,34 +353,50 @@ def onnx_model(configuration: Configuration, parameters: list[list[np.ndarray]])
         nodes.append(helper.make_node(operator, inputs, [""] * output + [name], **attributes))
         return name
 
-    value, shape = "x", (timesteps, batch, features)
-    direction_axis = None
+    value, shape = "x", (timesteps, batch, *features)
+    before = None
     for layer, weights in zip(configuration.layers, parameters, strict=True):
-        if direction_axis is not None:
-            value = node("Squeeze", value, constant(np.array([direction_axis])))
-            shape = shape[:direction_axis] + shape[direction_axis + 1 :]
-            direction_axis = None
-        if isinstance(layer, Dense):
+        if isinstance(before, Recurrent):
+            axis = len(shape) - 3
+            if before.bidirectional:
+                value = node("Transpose", value, perm=[*range(axis), axis + 1, axis, axis + 2])
+                shape = (*shape[:axis], batch, before.width)
+                value = node("Reshape", value, constant(np.array(shape)))
+            else:
+                value = node("Squeeze", value, constant(np.array([axis])))
+                shape = shape[:axis] + shape[axis + 1 :]
+        before = layer
+        if isinstance(layer, Embedding):
+            value = node("Gather", constant(weights[0]), value)
+            shape = (*shape, layer.units)
+        elif isinstance(layer, Dense):
             kernel, bias = map(constant, weights)
             value = node("Add", node("MatMul", value, kernel), bias)
             if layer.activation == "tanh":
                 value = node("Tanh", value)
             shape = (*shape[:-1], layer.units)
         else:
-            direction_axis = 1 if layer.return_sequences else 0
+            each = [onnx_weights(layer.cell, *part) for part in directions(weights)]
             value = node(
                 layer.cell.upper(),
                 value,
-                *map(constant, onnx_weights(layer.cell, *weights)),
+                *(constant(np.concatenate(parts)) for parts in zip(*each, strict=True)),
                 output=0 if layer.return_sequences else 1,
                 hidden_size=layer.units,
+                direction="bidirectional" if layer.bidirectional else "forward",
                 **({"linear_before_reset": 1} if layer.cell == "gru" else {}),
             )
-            shape = (timesteps, 1, batch, layer.units)[1 - direction_axis :]
+            shape = (timesteps, len(each), batch, layer.units)[0 if layer.return_sequences else 1 :]
     graph = helper.make_graph(
         nodes,
         "model",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [timesteps, batch, features])],
+        [
+            helper.make_tensor_value_info(
+                "x",
+                TensorProto.INT32 if configuration.of_indices else TensorProto.FLOAT,
+                [timesteps, batch, *features],
+            )
+        ],
         [helper.make_tensor_value_info(value, TensorProto.FLOAT, list(shape))],
         constants,
     )

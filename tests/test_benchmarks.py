@@ -9,11 +9,31 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1]))
 
 from benchmarks import compare
-from benchmarks.configurations import CONFIGURATIONS, Configuration, Dense, Recurrent, single
+from benchmarks.configurations import (
+    CONFIGURATIONS,
+    Configuration,
+    ConvLSTM,
+    Dense,
+    Embedding,
+    Recurrent,
+    bidirectional,
+    single,
+)
 from benchmarks.peers import ENGINES, keras_style_model, onnx_weights, torch_weights
 from benchmarks.worker import Worker, WorkerError
 
 TINY = Configuration((Recurrent("gru", 3), Recurrent("lstm", 2, False), Dense(2, "tanh")), 2, 2, 3)
+BOTH = Recurrent("lstm", 3, bidirectional=True)
+LAST = [Recurrent(cell, 2, False, bidirectional=True) for cell in ("rnn", "lstm", "gru")]
+SEVERAL = [
+    TINY,
+    Configuration((Recurrent("rnn", 3), Dense(2)), 2, 2, 3),
+    single("rnn", 1, 2, 2, 3),
+    bidirectional("gru", 2, 3, 2, 4),
+    Configuration((BOTH, BOTH, Dense(2)), 2, 2, 3),
+    *(Configuration((BOTH, last), 2, 2, 3) for last in LAST),
+    Configuration((Embedding(3), LAST[0], Dense(2)), 7, 2, 4),
+]
 
 
 def sigmoid(x):
@@ -71,10 +91,10 @@ def test_converted_weights_mean_what_they_mean_in_keras(cell, convert, form, gat
     np.testing.assert_allclose(np.stack(steps, axis=1), keras_output(configuration), atol=1e-6)
 
 
-@pytest.mark.parametrize("engine", ["ONNX Runtime", "PyTorch"])
+@pytest.mark.parametrize("engine", ["fastrnn", "ONNX Runtime", "PyTorch"])
 @pytest.mark.parametrize(
     "configuration",
-    [TINY, Configuration((Recurrent("rnn", 3), Dense(2)), 2, 2, 3), single("rnn", 1, 2, 2, 3)],
+    SEVERAL,
     ids=lambda configuration: configuration.name,
 )
 def test_adapter_gives_what_keras_gives(engine, configuration):
@@ -84,6 +104,16 @@ def test_adapter_gives_what_keras_gives(engine, configuration):
     model = ENGINES[engine](1).prepare(configuration, configuration.parameters(), x)
     y = model.to_numpy(model.call())
     np.testing.assert_allclose(y, keras_output(configuration), atol=1e-6)
+
+
+def test_images_run_where_there_is_a_convlstm():
+    configuration = Configuration((ConvLSTM(2, 3),), 2, 1, 3, size=4)
+    x = configuration.inputs()
+    able = [name for name, engine in ENGINES.items() if engine.runs(configuration)]
+    assert able == ["fastrnn", "Keras jit", "Keras predict"]
+    model = ENGINES["fastrnn"](1).prepare(configuration, configuration.parameters(), x)
+    np.testing.assert_allclose(model.call(), keras_output(configuration), atol=1e-6)
+    assert configuration.name == "convlstm2d 2->2, 1, 3, 4x4"
 
 
 def test_names_tell_the_configurations_apart():
