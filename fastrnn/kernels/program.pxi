@@ -7,6 +7,7 @@
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cython.parallel cimport prange, threadid
 from libc.stdlib cimport free, malloc
+from openmp cimport omp_get_wtime
 
 cdef enum:
     MAX_DIMS = 8
@@ -656,6 +657,7 @@ cdef class Program:
         cdef Py_ssize_t number, n_threads, n_parts, last_tile, most
         cdef size_t head, needed, bytes_of_row = 0
         cdef double cost = 0, beside = 0
+        cdef double start
         cdef bint side_by_side
         for number in range(self.n_steps):
             cost += self.operations[number].cost(self.operations[number].layer, shapes)
@@ -708,14 +710,17 @@ cdef class Program:
             if outside[number] == NULL:
                 needed += (call.tile * shapes[number].size * shapes[number].item + 63) // 64 * 64
         with nogil:
-            if n_threads == 1:
+            if n_threads == 1 or not threads_are_free():
                 for number in range(call.n_tiles):
                     self.run_tile(&call, number, 0)
-            elif side_by_side:
-                self.run_levels(&call)
             else:
-                for number in prange(call.n_tiles, num_threads=call.n_threads, schedule="dynamic"):
-                    self.run_tile(&call, number, threadid())
+                start = omp_get_wtime()
+                if side_by_side:
+                    self.run_levels(&call)
+                else:
+                    for number in prange(call.n_tiles, num_threads=call.n_threads, schedule="dynamic"):
+                        self.run_tile(&call, number, threadid())
+                judge_threads(omp_get_wtime() - start, batch * (cost - beside if side_by_side else cost / n_threads))
         self.arenas.append(arena)
         return 0
 

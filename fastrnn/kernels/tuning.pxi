@@ -33,16 +33,25 @@ cdef enum:
     COST_OF_A_THREAD = 400000
     # Rows that cost as much as reading the weights of a tile: LSTM(256) takes 1200 us for 1, 1500 for 2, 2450 for 4.
     ROWS_FOR_WEIGHTS = 2
+    # Multiply-adds a second and lane that a thread reaches at least, by far: 1.4e9 to 3.4e9 were measured.
+    SLOWEST_LANE = 200000000
+    # Calls that do without threads after one that they slowed down; twice as many each time it happens again.
+    FEWEST_CALLS_ALONE = 16
+    MOST_CALLS_ALONE = 4096
     # Buffers that a call keeps on the stack.
     SMALL_BUFFERS = 16
 
 cdef int n_threads_allowed = 1
+# Threads may read and write these at once: whatever comes of it, the numbers of a call do not depend on them.
+cdef int calls_alone = 0       # that are still to do without threads
+cdef int calls_alone_next = 0  # after the next call that threads slow down
 
 
 def set_num_threads(int n):
     """Let a call use at most `n` threads; OverflowError beyond a C int."""
-    global n_threads_allowed
+    global n_threads_allowed, calls_alone, calls_alone_next
     n_threads_allowed = n
+    calls_alone = calls_alone_next = 0
 
 
 cdef Py_ssize_t threads_for(Py_ssize_t batch, double cost_of_row) noexcept nogil:
@@ -76,3 +85,25 @@ cdef bint steps_beat_tiles(
     cdef Py_ssize_t tile = (batch + n_threads - 1) // n_threads
     return batch <= most and cost_side_by_side * (batch + ROWS_FOR_WEIGHTS) < (
         cost_of_row * (tile + ROWS_FOR_WEIGHTS))
+
+
+cdef bint threads_are_free() noexcept nogil:
+    """Whether this call should start threads.
+
+    Where other programs keep the CPUs busy a call waits for its threads to be scheduled: 36000 us for one of 160 us.
+    """
+    global calls_alone
+    if calls_alone > 0:
+        calls_alone -= 1
+        return False
+    return True
+
+
+cdef void judge_threads(double seconds, double cost) noexcept nogil:
+    """Learn from how long a call took whose threads had at most `cost` to do."""
+    global calls_alone, calls_alone_next
+    if seconds > 50e-6 + cost / (<double>LANES * SLOWEST_LANE):
+        calls_alone_next = min(max(2 * calls_alone_next, FEWEST_CALLS_ALONE), MOST_CALLS_ALONE)
+        calls_alone = calls_alone_next
+    else:
+        calls_alone_next //= 2
