@@ -1,11 +1,15 @@
 """Models with code of their authors', loaded with the caller's classes and functions for it."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 
 import fastrnn
 from fastrnn import layers, ops
+
+PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "models"
 
 
 @keras.saving.register_keras_serializable(package="Mine", name="Gate")
@@ -135,3 +139,16 @@ def test_lambda_has_the_arguments_of_keras(rng):
     np.testing.assert_array_equal(masked(x, mask=mask), x * mask[..., None])
     with pytest.raises(TypeError, match="expected a function"):
         layers.Lambda("relu")
+
+
+def test_a_published_model_with_a_lambda():
+    case = PUBLISHED / "energy_lambda_attention_keras3"
+    if not case.exists():
+        pytest.skip("the published models are not here")
+    model = fastrnn.load_model(
+        case / "model.keras", custom_objects={"lambda_51": lambda x: x.sum(axis=1)}
+    )
+    expected = np.load(case / "expected.npz")
+    for run in ("r0", "r1"):
+        got = model(expected[f"{run}_in0"])
+        np.testing.assert_allclose(got, expected[f"{run}_out0"], rtol=0, atol=1e-5)

@@ -220,3 +220,14 @@ def test_errors():
         OURS.Scale()(np.zeros(3), np.zeros(3))
     with pytest.raises(TypeError, match="unexpected keyword"):
         OURS.Scale()(np.zeros((2, 3)), other=1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "int32"])
+def test_layers_called_directly_cast_floats_to_their_dtype(dtype):
+    x = np.ones((2, 3), dtype)
+    for make in (
+        lambda module: module.layers.Dropout(0.5),
+        lambda module: module.layers.Identity(),
+        lambda module: module.layers.GaussianNoise(0.5),
+    ):
+        assert make(fastrnn)(x).dtype == np.asarray(make(keras)(x)).dtype

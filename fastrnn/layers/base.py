@@ -610,8 +610,12 @@ class Layer:
         if not self.takes_several or _is_array_like(x):
             if self.takes_several and type(self).call is Layer.call:
                 raise ValueError(f"{what}: expected a list of inputs; got {type(x).__name__}")
-            return to_numeric(x, what)
-        return map_structure(lambda leaf: to_numeric(leaf, what), x)
+            return self._autocast(to_numeric(x, what))
+        return map_structure(lambda leaf: self._autocast(to_numeric(leaf, what)), x)
+
+    def _autocast(self, array: np.ndarray) -> np.ndarray:
+        """Floating-point numbers in the layer's dtype, others as they are."""
+        return array.astype(self.compute_dtype, copy=False) if array.dtype.kind == "f" else array
 
     def _to_mask(self, mask: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
         """A call's mask as booleans, for an input of `shape`; ValueError if the layer takes no mask of its shape."""
