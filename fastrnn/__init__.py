@@ -9,10 +9,10 @@ which write a plan (`plan`), which the compiled core (`_core.pyx`) runs on array
 mathematics in NumPy.
 """
 
-from fastrnn import layers, ops
+from fastrnn import layers, models, ops
 from fastrnn._dispatch import get_num_threads, set_num_threads, show_config
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
-from fastrnn.layers import Input
+from fastrnn.layers import Input, Layer
 from fastrnn.model import Functional, Model, Sequential
 from fastrnn.saving import from_keras, load_model
 
@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Functional",
     "Input",
+    "Layer",
     "Model",
     "ModelFormatError",
     "Sequential",
@@ -30,6 +31,7 @@ __all__ = [
     "get_num_threads",
     "layers",
     "load_model",
+    "models",
     "ops",
     "set_num_threads",
     "show_config",

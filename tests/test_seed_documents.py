@@ -5,11 +5,17 @@ Keras's SimpleRNN page, the usage of R's `layer_simple_rnn`, the RNN class's pag
 prose around them.
 """
 
+import ast
+import inspect
+import re
+
 import keras
 import numpy as np
 import pytest
 
+import fastrnn
 from fastrnn import Input, Model, Sequential, ops
+from fastrnn._nested import flatten
 from fastrnn.layers import LSTM, RNN, Dense, Layer, SimpleRNN
 
 
@@ -228,3 +234,79 @@ def test_the_cells_of_the_rnn_page(sizes, rng):
             outputs.append(state)
         sequence = np.stack(outputs, axis=1)
     np.testing.assert_allclose(model.predict(array), sequence[:, -1], rtol=1e-4, atol=1e-5)
+
+
+# -- the examples of every class on the page "Recurrent layers", from the docstrings that the page is made of ----------
+
+DOCUMENTED = (
+    *("SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell", "RNN", "StackedRNNCells"),
+    *("Bidirectional", "TimeDistributed", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"),
+    *("Embedding", "Masking"),
+)
+
+
+def examples_of(name):
+    """The code in a docstring of Keras: its blocks, and its lines after `>>>`."""
+    text = inspect.getdoc(getattr(keras.layers, name))
+    blocks = re.findall(r"```(?:python)?\n(.*?)```", text, flags=re.DOTALL)
+    prompted = re.findall(r"^\s*(?:>>>|\.\.\.) ?(.*)$", text, flags=re.MULTILINE)
+    # Bidirectional's example lacks a parenthesis.
+    code = "\n".join([*blocks, *prompted]).replace(
+        "return_sequences=True),\n    Bidirectional", "return_sequences=True)),\n    Bidirectional"
+    )
+    return ast.parse(code).body
+
+
+def run_with(package, statements):
+    """Run statements with `package` where they have `keras`; return the names they set and the errors they raise."""
+    names = {"keras": package, "np": np, "layers": package.layers, "Sequential": package.Sequential}
+    names |= {name: getattr(package.layers, name) for name in (*DOCUMENTED, "Dense", "Input")}
+    names["ops"] = package.ops
+    errors = []
+    for statement in statements:
+        if isinstance(statement, ast.ImportFrom):
+            continue
+        try:
+            exec(compile(ast.Module([statement], []), "docstring", "exec"), names)
+        except Exception as error:
+            errors.append((statement.lineno, type(error)))
+    return names, errors
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_the_examples_of_the_recurrent_layers_page(name):
+    statements = examples_of(name)
+    theirs, their_errors = run_with(keras, statements)
+    ours, our_errors = run_with(fastrnn, statements)
+    # LSTMCell's example takes two of three results.
+    assert our_errors == their_errors, name
+    inputs = [names for names in ("inputs", "x", "input_array") if names in ours]
+    for key, value in theirs.items():
+        if isinstance(value, keras.layers.Layer) and not inspect.isclass(value) and value.built:
+            layer = ours[key]
+            assert [w.shape for w in layer.get_weights()] == [
+                tuple(w.shape) for w in value.weights if "seed" not in w.name
+            ]
+            layer.set_weights(value.get_weights())
+            given = next((theirs[i] for i in inputs if isinstance(theirs[i], np.ndarray)), None)
+            if given is not None and not hasattr(layer, "check_states"):  # a cell needs states
+                for a, b in zip(flatten(layer(given)), flatten(value(given)), strict=True):
+                    np.testing.assert_allclose(a, np.asarray(b), rtol=0, atol=1e-5)
+        elif hasattr(value, "shape") and not inspect.ismodule(value):
+            assert tuple(ours[key].shape) == tuple(value.shape), key
+
+
+def test_the_cells_of_the_rnn_page_compute(rng):
+    """What the page's cell computes, alone and stacked, against the same loop in NumPy."""
+    names, errors = run_with(fastrnn, examples_of("RNN"))
+    assert not errors
+    x = rng.normal(size=(3, 4, 5)).astype("float32")
+    cells = [names["MinimalRNNCell"](6), names["MinimalRNNCell"](2)]
+    inputs = fastrnn.Input((None, 5))
+    model = fastrnn.Model(inputs, fastrnn.layers.RNN(cells)(inputs))
+    h, g = np.zeros((3, 6)), np.zeros((3, 2))
+    for t in range(4):
+        h = x[:, t] @ cells[0].kernel + h @ cells[0].recurrent_kernel
+        g = h @ cells[1].kernel + g @ cells[1].recurrent_kernel
+    np.testing.assert_allclose(model(x), g, rtol=0, atol=1e-6)
+    assert [w.shape for w in model.weights] == [(5, 6), (6, 6), (6, 2), (2, 2)]
