@@ -512,6 +512,42 @@ def test_class_of_the_callers_own():
         assert spec == LayerSpec("Mine", "mine", {"size": [1, 2]}, custom=Mine)
 
 
+def test_class_that_derives_from_one_of_keras():
+    """Its options are read as those of that one; what it adds is the caller's."""
+
+    class LSTM:
+        pass
+
+    class Backwards(LSTM):
+        pass
+
+    options = {"LSTM": {"units", "name", "recurrent_activation", "kernel_initializer", "dtype"}}
+    initializer = {"class_name": "VarianceScaling", "config": {"scale": 1.0, "mode": "fan_avg"}}
+    config = {"name": "b", "units": 3, "time_major": False, "extra": [1], "dtype": "float32"}
+    config |= {"kernel_initializer": initializer, "recurrent_activation": "hard_sigmoid"}
+    described = {"class_name": "Backwards", "config": config}
+    spec = read_layer(described, KERAS_2, options, {"Backwards": Backwards})
+    assert spec.class_name == "Backwards"
+    assert (spec.config["units"], spec.config["extra"]) == (3, [1])
+    assert spec.config["recurrent_activation"] == "hard_sigmoid_keras2"
+    assert "time_major" not in spec.config
+    config["time_major"] = True
+    with pytest.raises(UnsupportedLayerError, match="time_major"):
+        read_layer(described, KERAS_2, options, {"Backwards": Backwards})
+
+
+def test_dtype_and_initializers_of_a_class_of_the_callers_own():
+    class Mine:
+        pass
+
+    initializer = {"module": "keras.initializers", "class_name": "Zeros", "config": {}}
+    policy = {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "float32"}}
+    config = {"name": "m", "dtype": policy, "kernel_initializer": initializer}
+    spec = read({"class_name": "Mine", "config": config}, custom_objects={"Mine": Mine})
+    assert spec.config["dtype"] == "float32"
+    assert spec.config["kernel_initializer"]["class_name"] == "Zeros"
+
+
 def test_layers_inside_layers():
     cells = [
         {"class_name": name, "config": {"name": name, "units": 2}}

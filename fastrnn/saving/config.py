@@ -325,7 +325,7 @@ class _Reader:
         here = (*path, f"{class_name} {own_name!r}")
         arguments: Config = {}
         if isinstance(custom, type):
-            arguments = {key: self.custom_value(key, item, here) for key, item in config.items()}
+            arguments = self.custom_options(custom, config, here)
         elif class_name == "Lambda":
             arguments = {"arguments": self.value("arguments", config.get("arguments") or {}, here)}
         if "dtype" in config:
@@ -337,6 +337,26 @@ class _Reader:
             _build_shape(described, here),
             custom=custom,
         )
+
+    def custom_options(self, custom: type, config: Config, here: Path) -> Config:
+        """Read the arguments of a caller's class, with the options of the layer that it derives from, if any."""
+        classes = [one.__name__ for one in custom.__mro__[1:]]
+        base = next((name for name in classes if name in self.options), None)
+        if base is None:
+            inherited: Collection[str] = ()
+        else:
+            inherited = self.options[base]
+            for era in self.eras:
+                _, config = era.translate(base, config)
+        result = {}
+        for key, value in config.items():
+            if key in inherited or key.endswith((*_KEPT_AS_WRITTEN, "_initializer")):
+                result[key] = self.option(key, value, here)
+            elif base is not None and key in IGNORED:
+                self.check_ignored(key, value, here)
+            else:
+                result[key] = self.custom_value(key, value, here)
+        return result
 
     def custom_value(self, key: str, value: Any, here: Path) -> Any:
         """Read an argument of a caller's class; what Keras describes there other than layers stays as written."""
@@ -357,15 +377,20 @@ class _Reader:
                 raise UnsupportedLayerError(
                     f"{_where(here)}: the option {key[:80]!r} is not supported"
                 )
-            elif IGNORED[key] is not ANYTHING and value not in IGNORED[key]:
-                raise UnsupportedLayerError(
-                    f"{_where(here)}: the option {key}={str(value)[:80]} is not supported"
-                )
+            else:
+                self.check_ignored(key, value, here)
         if "dtype" in result and not class_name.startswith("ops."):
             result["dtype"] = self.dtype(class_name, result["dtype"], here)
         return result
 
     # Options
+
+    def check_ignored(self, key: str, value: Any, here: Path) -> None:
+        """Raise UnsupportedLayerError if an option that is left out would change the result."""
+        if IGNORED[key] is not ANYTHING and value not in IGNORED[key]:
+            raise UnsupportedLayerError(
+                f"{_where(here)}: the option {key}={str(value)[:80]} is not supported"
+            )
 
     def option(self, key: str, value: Any, here: Path) -> Any:
         if key.endswith(_KEPT_AS_WRITTEN) or key == "dtype" or value is None:

@@ -58,7 +58,7 @@ class LayerSpec:
     ----------
     class_name : str
         Keras 3's name of the class; ``ops.Add`` and the like for the operations that the
-        functional API records.
+        functional API records; for a class of the caller's own, the file's name of it.
     name : str
         The layer's own name.
     config : dict
