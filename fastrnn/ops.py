@@ -5,6 +5,7 @@ from arrays of 64 bits. A user's own cells and layers compute with them; where K
 them in a model, a file names it.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from fastrnn import activations
+from fastrnn._nested import flatten, map_structure
 from fastrnn._operation import array_dtype, operation, to_array
+from fastrnn._types import Nested
 
 Tensor = Any
 """An array, or a number or lists that can be made one."""
@@ -1243,3 +1246,62 @@ def while_loop(
         values = tuple(result) if isinstance(result, (list, tuple)) else (result,)
         done += 1
     return values if several else values[0]
+
+
+def map(f: Callable[[Any], Any], xs: Nested) -> Nested:
+    """Return `f` of each part of `xs`, an array or nested arrays, along the first axis, stacked."""
+    return _stacked([f(part) for part in _parts(xs)])
+
+
+def vectorized_map(function: Callable[[Any], Any], elements: Nested) -> Nested:
+    """As `map`."""
+    return map(function, elements)
+
+
+def scan(
+    f: Callable[[Any, Any], tuple[Any, Any]],
+    init: Nested,
+    xs: Nested = None,
+    length: int | None = None,
+    reverse: bool = False,
+    unroll: int | bool = 1,
+) -> tuple[Nested, Nested]:
+    """Apply `f` to a carry, `init` at first, and each part of `xs` along the first axis.
+
+    Returns
+    -------
+    carry : nested ndarray
+        The last one.
+    results : nested ndarray
+        What else `f` returned, stacked.
+    """
+    parts = [None] * (length or 0) if xs is None else _parts(xs)
+    carry, results = init, []
+    for part in reversed(parts) if reverse else parts:
+        carry, result = f(carry, part)
+        results.append(result)
+    return carry, _stacked(results[::-1] if reverse else results)
+
+
+def _parts(structure: Nested) -> list[Nested]:
+    """The parts of nested arrays along the first axis, each in their structure."""
+
+    def part(i: int) -> Nested:
+        return map_structure(lambda array: array[i], structure)
+
+    return [part(i) for i in range(len(flatten(structure)[0]))]
+
+
+def _stacked(parts: Sequence[Nested]) -> Nested:
+    """Nested arrays made of their parts, None of parts that are None."""
+    leaves = iter(
+        [
+            None if one[0] is None else np.stack(one)
+            for one in zip(*[flatten(p) for p in parts], strict=True)
+        ]
+    )
+    return map_structure(lambda _: next(leaves), parts[0])
+
+
+nn = numpy = linalg = sys.modules[__name__]
+"""Where Keras has some of the functions, too."""

@@ -42,6 +42,12 @@ CASES = [
     ("DepthwiseConv1D", {"kernel_size": 2, "depth_multiplier": 3, "padding": "same"}, (2, 9, 4)),
     ("DepthwiseConv1D", {"kernel_size": 3, **FIRST, "strides": 2, "use_bias": False}, (2, 4, 9)),
     ("DepthwiseConv1D", {"kernel_size": 3, "dilation_rate": 2, "activation": "elu"}, (2, 9, 4)),
+    ("DepthwiseConv2D", {"kernel_size": (3, 2), "strides": 2, "padding": "same"}, (2, 6, 7, 4)),
+    ("DepthwiseConv2D", {"kernel_size": 2, **FIRST, "depth_multiplier": 2}, (2, 4, 6, 7)),
+    ("SeparableConv2D", {**SIZES, "depth_multiplier": 2, "dilation_rate": 2}, (2, 6, 7, 4)),
+    ("SeparableConv2D", {**SIZES, **FIRST, "padding": "same", "use_bias": False}, (2, 4, 6, 7)),
+    ("Conv3DTranspose", {**SIZES, "strides": (1, 2, 3), "padding": "same"}, (2, 3, 4, 2, 3)),
+    ("Conv3DTranspose", {**SIZES, **FIRST, "strides": 2, "output_padding": 1}, (1, 2, 3, 4, 2)),
     ("SeparableConv1D", SIZES, (2, 9, 4)),
     (
         "SeparableConv1D",
@@ -101,9 +107,16 @@ def pair(name, arguments, shape, rng):
 def test_arguments_are_those_of_keras(name):
     def arguments(module):
         parameters = inspect.signature(getattr(module, name)).parameters.values()
-        return [(p.name, p.default) for p in parameters if p.kind is not p.VAR_KEYWORD]
+        return [(p.name, one(p.default)) for p in parameters if p.kind is not p.VAR_KEYWORD]
 
-    assert arguments(convolution) == arguments(keras.layers)
+    def one(default):
+        """A number for all axes, which Keras's layers of several write out."""
+        return 1 if isinstance(default, tuple) and set(default) == {1} else default
+
+    mine, wanted = arguments(convolution), arguments(keras.layers)
+    if name == "Conv3DTranspose":  # whose order differs from the other transposed ones'
+        mine, wanted = sorted(mine, key=str), sorted(wanted, key=str)
+    assert mine == wanted
 
 
 @pytest.mark.parametrize(("name", "arguments", "shape"), CASES)
@@ -211,3 +224,18 @@ def test_bad_arguments(name, arguments, told):
 def test_channels_that_no_groups_divide():
     with pytest.raises(ValueError, match=r"multiple of 3 channels.*\(2, 9, 4\)"):
         convolution.Conv1D(6, 3, groups=3).build((2, 9, 4))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_large_batch_goes_through_in_blocks(name, monkeypatch, rng):
+    _, arguments, shape = next(case for case in CASES if case[0] == name)
+    x = rng.normal(size=(7, *shape[1:])).astype("float32")
+    layer = getattr(convolution, name)(**arguments)
+    whole = layer(x)
+    sizes = []
+    in_one = layer.convolution
+    monkeypatch.setattr(layer, "convolution", lambda part: sizes.append(len(part)) or in_one(part))
+    numbers = np.prod(layer.kernel_size) * x[0].size
+    monkeypatch.setattr(convolution, "_NUMBERS_AT_ONCE", 3 * int(numbers))
+    np.testing.assert_allclose(layer(x), whole, rtol=1e-6, atol=1e-6)
+    assert sizes == [3, 3, 1]

@@ -670,3 +670,15 @@ def test_every_name_of_an_activation_makes_a_layer():
         assert layers.Activation(name).get_config()["activation"] == (
             activations.serialize(activations.get(name))
         )
+
+
+def test_other_names_of_layers_are_those_of_keras():
+    names: dict[type, set[str]] = {}
+    for name, layer in vars(keras.layers).items():
+        if isinstance(layer, type):
+            names.setdefault(layer, set()).add(name)
+    for theirs, aliases in names.items():
+        known = [getattr(layers, name) for name in aliases if hasattr(layers, name)]
+        if known:
+            assert known == [layers.REGISTRY.get(theirs.__name__, known[0])] * len(aliases), aliases
+            assert aliases <= set(layers.__all__)

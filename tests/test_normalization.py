@@ -7,7 +7,9 @@ import keras
 import numpy as np
 import pytest
 
+import fastrnn
 from fastrnn.layers import normalization
+from fastrnn.saving.config import constructor_options, read_layer
 
 CASES = [
     ("BatchNormalization", {}, (2, 5, 4)),
@@ -175,3 +177,23 @@ def test_batch_normalization_does_not_train():
     with pytest.raises(ValueError, match="training"):
         normalization.BatchNormalization()(np.ones((2, 3)), training=True)
     normalization.BatchNormalization(trainable=False)(np.ones((2, 3)), training=True)
+
+
+def test_groups_of_one_feature_in_a_file():
+    config = keras.layers.GroupNormalization(groups=-1, name="each").get_config()
+    known = {"GroupNormalization": constructor_options(normalization.GroupNormalization)}
+    spec = read_layer({"class_name": "GroupNormalization", "config": config}, (3, 15), known)
+    assert spec.config["groups"] == -1
+
+
+def test_weights_of_renormalization_are_not_trained(rng, tmp_path):
+    inside = keras.Sequential(
+        [keras.Input((4, 3)), keras.layers.BatchNormalization(renorm=True), keras.layers.Dense(2)]
+    )
+    model = keras.Sequential([keras.Input((4, 3)), inside, keras.layers.GRU(2)])
+    model.set_weights([rng.uniform(0.5, 1, w.shape) for w in model.get_weights()])
+    x = rng.normal(size=(2, 4, 3)).astype("float32")
+    for name in ("m.h5", "m.keras"):
+        model.save(tmp_path / name)
+        got = fastrnn.load_model(tmp_path / name)(x)
+        np.testing.assert_allclose(got, model(x), rtol=1e-5, atol=1e-6)

@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 import fastrnn
+from fastrnn import plan
 from fastrnn.layers.operations import OPERATIONS
 from fastrnn.saving.config import read_layer
 from tests.operation_calls import CALLS
@@ -133,3 +134,9 @@ def test_a_function_of_tensorflow_that_is_not_known(tmp_path):
     config = {"name": "resize", "function": "image.resize"}
     with pytest.raises(fastrnn.UnsupportedLayerError, match=r"'tf\.image\.resize' is not supp"):
         read_layer({"class_name": "TFOpLambda", "config": config}, (2, 12), {})
+
+
+def test_giant_arrays_are_not_tried_out():
+    builder = plan.Builder()
+    with pytest.raises(ValueError, match=r"at most \d+ numbers; got shape \(None, 1073741824\)"):
+        OPERATIONS["Exp"]().lower_call(builder, [builder.value((None, 1 << 30))], {})

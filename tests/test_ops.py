@@ -123,6 +123,31 @@ def test_control_flow_is_that_of_keras():
         ) == (4, 4)
 
 
+def test_loops_are_those_of_keras(rng):
+    x = rng.normal(size=(4, 3)).astype("float32")
+
+    def step(carry, part):
+        return carry + part, {"twice": part * 2, "carry": carry}
+
+    for reverse in (False, True):
+        (carry, made), (wanted, theirs) = (
+            o.scan(step, np.zeros(3, "float32"), x, reverse=reverse) for o in (ops, keras.ops)
+        )
+        np.testing.assert_allclose(carry, wanted, rtol=1e-6)
+        for key, value in theirs.items():
+            np.testing.assert_allclose(made[key], value, rtol=1e-6)
+    assert ops.scan(lambda carry, _: (carry + 1, None), 0, length=3) == (3, None)
+    for name in ("map", "vectorized_map"):
+        got = getattr(ops, name)(lambda row: row @ x.T, x)
+        np.testing.assert_allclose(got, getattr(keras.ops, name)(lambda row: row @ x.T, x))
+
+
+def test_other_places_of_the_functions():
+    assert ops.nn.relu is ops.relu
+    assert ops.numpy.mean is ops.mean
+    assert ops.linalg.norm is ops.norm
+
+
 def test_python_numbers_do_not_widen():
     x = np.ones(3, np.float32)
     assert ops.add(x, 2.5).dtype == np.float32

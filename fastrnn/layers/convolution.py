@@ -5,6 +5,7 @@ Inside, arrays are (batch, *space, channels), kernels (*kernel_size, channels of
 
 from collections.abc import Sequence
 from itertools import product
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,9 @@ from fastrnn.layers.core import activate, positive_integer
 from fastrnn.reference import convolve
 
 Sizes = int | Sequence[int]
+
+_NUMBERS_AT_ONCE = 1 << 22
+"""How many numbers the patches of a convolution may hold together: 16 MB of float32."""
 
 
 def convolved_length(length: int, window: int, stride: int, padding: str) -> int:
@@ -225,7 +229,12 @@ class _Convolution(ArrayLayer):
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         (x,) = arrays
         self._check_input(x.shape)
-        y = self.convolution(np.moveaxis(x, self._channel_axis, -1))
+        x = np.moveaxis(x, self._channel_axis, -1)
+        # The patches of one sample are about as many numbers as it has, for each place in the kernel.
+        at_once = max(_NUMBERS_AT_ONCE // max(prod(self.kernel_size) * x[:1].size, 1), 1)
+        blocks = [x[i : i + at_once] for i in range(0, len(x), at_once)] or [x]
+        done = [self.convolution(block) for block in blocks]
+        y = done[0] if len(done) == 1 else np.concatenate(done)
         if self.bias is not None:
             y = y + self.bias
         return np.moveaxis(y, -1, self._channel_axis)
@@ -381,95 +390,15 @@ class Conv2D(_Conv):
 
     rank = 2
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: Sizes,
-        strides: Sizes = (1, 1),
-        padding: str = "valid",
-        data_format: str | None = None,
-        dilation_rate: Sizes = (1, 1),
-        groups: int = 1,
-        activation: ActivationLike = None,
-        use_bias: bool = True,
-        kernel_initializer: InitializerLike = "glorot_uniform",
-        bias_initializer: InitializerLike = "zeros",
-        kernel_regularizer: object = None,
-        bias_regularizer: object = None,
-        activity_regularizer: object = None,
-        kernel_constraint: object = None,
-        bias_constraint: object = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            activation,
-            use_bias,
-            kernel_initializer,
-            bias_initializer,
-            kernel_regularizer,
-            bias_regularizer,
-            activity_regularizer,
-            kernel_constraint,
-            bias_constraint,
-            **kwargs,
-        )
-
 
 class Conv3D(_Conv):
     """As `Conv1D` with 3 space axes, without "causal"."""
 
     rank = 3
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: Sizes,
-        strides: Sizes = (1, 1, 1),
-        padding: str = "valid",
-        data_format: str | None = None,
-        dilation_rate: Sizes = (1, 1, 1),
-        groups: int = 1,
-        activation: ActivationLike = None,
-        use_bias: bool = True,
-        kernel_initializer: InitializerLike = "glorot_uniform",
-        bias_initializer: InitializerLike = "zeros",
-        kernel_regularizer: object = None,
-        bias_regularizer: object = None,
-        activity_regularizer: object = None,
-        kernel_constraint: object = None,
-        bias_constraint: object = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            activation,
-            use_bias,
-            kernel_initializer,
-            bias_initializer,
-            kernel_regularizer,
-            bias_regularizer,
-            activity_regularizer,
-            kernel_constraint,
-            bias_constraint,
-            **kwargs,
-        )
-
 
 class _ConvTranspose(_FullConvolution):
-    """Conv1DTranspose and Conv2DTranspose."""
+    """Conv1DTranspose, Conv2DTranspose and Conv3DTranspose."""
 
     arguments = (
         "filters",
@@ -609,49 +538,15 @@ class Conv1DTranspose(_ConvTranspose):
 
 
 class Conv2DTranspose(_ConvTranspose):
-    """As `Conv1DTranspose` with two space axes."""
+    """As `Conv1DTranspose` with 2 space axes."""
 
     rank = 2
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: Sizes,
-        strides: Sizes = (1, 1),
-        padding: str = "valid",
-        output_padding: Sizes | None = None,
-        data_format: str | None = None,
-        dilation_rate: Sizes = (1, 1),
-        activation: ActivationLike = None,
-        use_bias: bool = True,
-        kernel_initializer: InitializerLike = "glorot_uniform",
-        bias_initializer: InitializerLike = "zeros",
-        kernel_regularizer: object = None,
-        bias_regularizer: object = None,
-        activity_regularizer: object = None,
-        kernel_constraint: object = None,
-        bias_constraint: object = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            output_padding,
-            data_format,
-            dilation_rate,
-            activation,
-            use_bias,
-            kernel_initializer,
-            bias_initializer,
-            kernel_regularizer,
-            bias_regularizer,
-            activity_regularizer,
-            kernel_constraint,
-            bias_constraint,
-            **kwargs,
-        )
+
+class Conv3DTranspose(_ConvTranspose):
+    """As `Conv1DTranspose` with 3 space axes."""
+
+    rank = 3
 
 
 class _ChannelConvolution(_Convolution):
@@ -682,31 +577,9 @@ class _ChannelConvolution(_Convolution):
         return next(iter(self._weights.values())).shape[-2]
 
 
-class DepthwiseConv1D(_ChannelConvolution):
-    """activation(convolution of each channel of x with its own kernels + bias).
+class _DepthwiseConv(_ChannelConvolution):
+    """DepthwiseConv1D and DepthwiseConv2D."""
 
-    Parameters
-    ----------
-    kernel_size, strides : int or tuple of int
-    padding : str
-        "valid" or "same".
-    depth_multiplier : int
-        The filters of each channel.
-    data_format : str, optional
-        "channels_last", (batch, time, channels), the default; or "channels_first".
-    dilation_rate : int or tuple of int
-    activation : str or callable, optional
-    use_bias : bool
-    depthwise_initializer, bias_initializer : str, dict or callable
-    depthwise_regularizer, bias_regularizer, activity_regularizer, depthwise_constraint, bias_constraint : optional
-        Kept for the config.
-
-    Notes
-    -----
-    Weights: kernel (kernel_size, channels, depth_multiplier), bias (channels * depth_multiplier,).
-    """
-
-    rank = 1
     arguments = (
         "depth_multiplier",
         "kernel_size",
@@ -765,7 +638,7 @@ class DepthwiseConv1D(_ChannelConvolution):
 
     @property
     def kernel(self) -> np.ndarray:
-        """ndarray, shape (kernel_size, channels, depth_multiplier)."""
+        """ndarray, shape (*kernel_size, channels, depth_multiplier)."""
         return self._weights["kernel"]
 
     def build(self, input_shape: Shape) -> None:
@@ -783,35 +656,42 @@ class DepthwiseConv1D(_ChannelConvolution):
         return convolve_each(x, self.kernel, self.strides, self.dilation_rate, self.padding)
 
 
-class SeparableConv1D(_ChannelConvolution):
-    """activation(the convolution of each channel of x, then Dense over the channels, + bias).
+class DepthwiseConv1D(_DepthwiseConv):
+    """activation(convolution of each channel of x with its own kernels + bias).
 
     Parameters
     ----------
-    filters : int
     kernel_size, strides : int or tuple of int
     padding : str
         "valid" or "same".
+    depth_multiplier : int
+        The filters of each channel.
     data_format : str, optional
         "channels_last", (batch, time, channels), the default; or "channels_first".
     dilation_rate : int or tuple of int
-    depth_multiplier : int
-        The filters of each channel in between.
     activation : str or callable, optional
     use_bias : bool
-    depthwise_initializer, pointwise_initializer, bias_initializer : str, dict or callable
-    depthwise_regularizer, pointwise_regularizer, bias_regularizer, activity_regularizer : optional
-        Kept for the config.
-    depthwise_constraint, pointwise_constraint, bias_constraint : optional
+    depthwise_initializer, bias_initializer : str, dict or callable
+    depthwise_regularizer, bias_regularizer, activity_regularizer, depthwise_constraint, bias_constraint : optional
         Kept for the config.
 
     Notes
     -----
-    Weights: depthwise_kernel (kernel_size, channels, depth_multiplier),
-    pointwise_kernel (1, channels * depth_multiplier, filters), bias (filters,).
+    Weights: kernel (kernel_size, channels, depth_multiplier), bias (channels * depth_multiplier,).
     """
 
     rank = 1
+
+
+class DepthwiseConv2D(_DepthwiseConv):
+    """As `DepthwiseConv1D` with 2 space axes."""
+
+    rank = 2
+
+
+class _SeparableConv(_ChannelConvolution):
+    """SeparableConv1D and SeparableConv2D."""
+
     arguments = (
         "depth_multiplier",
         "filters",
@@ -882,18 +762,18 @@ class SeparableConv1D(_ChannelConvolution):
 
     @property
     def depthwise_kernel(self) -> np.ndarray:
-        """ndarray, shape (kernel_size, channels, depth_multiplier)."""
+        """ndarray, shape (*kernel_size, channels, depth_multiplier)."""
         return self._weights["depthwise_kernel"]
 
     @property
     def pointwise_kernel(self) -> np.ndarray:
-        """ndarray, shape (1, channels * depth_multiplier, filters)."""
+        """ndarray, shape (1, ..., channels * depth_multiplier, filters)."""
         return self._weights["pointwise_kernel"]
 
     def build(self, input_shape: Shape) -> None:
         channels = self._known_channels(input_shape)
         self._add_depthwise_kernel(channels, "depthwise_kernel")
-        shape = (1, channels * self.depth_multiplier, self.filters)
+        shape = (*[1] * self.rank, channels * self.depth_multiplier, self.filters)
         self.add_weight(shape, self.pointwise_initializer, name="pointwise_kernel")
         self._add_bias(self.filters)
         super().build(input_shape)
@@ -905,4 +785,41 @@ class SeparableConv1D(_ChannelConvolution):
         each = convolve_each(
             x, self.depthwise_kernel, self.strides, self.dilation_rate, self.padding
         )
-        return each @ self.pointwise_kernel[0]
+        return each @ self.pointwise_kernel.reshape(self.pointwise_kernel.shape[-2:])
+
+
+class SeparableConv1D(_SeparableConv):
+    """activation(the convolution of each channel of x, then Dense over the channels, + bias).
+
+    Parameters
+    ----------
+    filters : int
+    kernel_size, strides : int or tuple of int
+    padding : str
+        "valid" or "same".
+    data_format : str, optional
+        "channels_last", (batch, time, channels), the default; or "channels_first".
+    dilation_rate : int or tuple of int
+    depth_multiplier : int
+        The filters of each channel in between.
+    activation : str or callable, optional
+    use_bias : bool
+    depthwise_initializer, pointwise_initializer, bias_initializer : str, dict or callable
+    depthwise_regularizer, pointwise_regularizer, bias_regularizer, activity_regularizer : optional
+        Kept for the config.
+    depthwise_constraint, pointwise_constraint, bias_constraint : optional
+        Kept for the config.
+
+    Notes
+    -----
+    Weights: depthwise_kernel (kernel_size, channels, depth_multiplier),
+    pointwise_kernel (1, channels * depth_multiplier, filters), bias (filters,).
+    """
+
+    rank = 1
+
+
+class SeparableConv2D(_SeparableConv):
+    """As `SeparableConv1D` with 2 space axes."""
+
+    rank = 2

@@ -7,6 +7,7 @@ a file holds in two places: some among the operation's options, the others, tens
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,11 @@ from fastrnn._types import Nested, Shape
 from fastrnn.layers.base import Layer
 
 _TRIED_DTYPES = (np.float32, np.int32, np.bool_)
+_TRIED_BATCHES = (2, 3)
+_TRIED_SIZES = (12, 24)
+"""For the other unknown axes: they have many divisors, as an operation may cut such an axis into equal parts."""
+_MOST_TRIED = 1 << 27
+"""Numbers in an array of which a file's operation is tried out, which no real model comes near."""
 
 
 class Operation(Layer):
@@ -97,17 +103,17 @@ def try_out(compute: Callable[..., Nested], shapes: Sequence[Shape]) -> Nested:
     """
     errors: list[Exception] = []
     # An unknown size may have to be that of another array: 1 is broadcast to it.
-    for other_sizes in ((12, 24), (1, 1)):
+    for sizes in (_TRIED_SIZES, (1, 1)):
         for dtype in _TRIED_DTYPES:
             try:
                 small, large = (
-                    compute(*(_any_array(shape, batch, other, dtype) for shape in shapes))
-                    for batch, other in zip((12, 24), other_sizes, strict=True)
+                    compute(*(_any_array(shape, batch, size, dtype) for shape in shapes))
+                    for batch, size in zip(_TRIED_BATCHES, sizes, strict=True)
                 )
             except (TypeError, ValueError, IndexError) as error:
                 errors.append(error)
             else:
-                return _what_is_known(small, large, {1} if other_sizes == (1, 1) else set())
+                return _what_is_known(small, large, set() if sizes == _TRIED_SIZES else {1})
     raise errors[0]
 
 
@@ -115,6 +121,8 @@ def _any_array(shape: Shape, batch: int, other: int, dtype: DTypeLike) -> np.nda
     sizes = [
         size if size is not None else other if axis else batch for axis, size in enumerate(shape)
     ]
+    if prod(sizes) > _MOST_TRIED:
+        raise ValueError(f"expected an array of at most {_MOST_TRIED} numbers; got shape {shape}")
     return (np.random.default_rng(0).random(sizes) + 0.5).astype(dtype)
 
 

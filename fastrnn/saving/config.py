@@ -46,7 +46,6 @@ _COUNT_KEYS = {
     "strides",
     "pool_size",
     "dilation_rate",
-    "groups",
     "depth_multiplier",
     "input_dim",
     "output_dim",
