@@ -1,7 +1,7 @@
 """One example of every layer that fastrnn has, by the layer's name: how to make it, and what shapes it takes.
 
 The maker gets a package, `keras` or `fastrnn`, and returns its layer. Shapes are without the batch; a list of them is
-the inputs of a layer with several.
+one argument, the inputs of a layer with several, a tuple of them is several arguments.
 """
 
 from typing import Any
@@ -11,6 +11,14 @@ import keras
 SEQUENCE, IMAGE, VOLUME = (6, 4), (6, 5, 4), (4, 5, 6, 2)
 
 _SPATIAL = {1: SEQUENCE, 2: IMAGE, 3: VOLUME}
+
+
+def arguments_of(shapes: Any, make: Any) -> list[Any]:
+    """The arguments of a call, `make` of each shape."""
+    if isinstance(shapes, list):
+        return [[make(shape) for shape in shapes]]
+    several = isinstance(shapes[0], tuple)
+    return [make(shape) for shape in (shapes if several else [shapes])]
 
 
 def _maker(name: str, *args: Any, **options: Any) -> Any:
@@ -97,6 +105,11 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     **_of_every_rank("Conv", 3, 2),
     "Conv1DTranspose": (_maker("Conv1DTranspose", 3, 2), SEQUENCE),
     "Conv2DTranspose": (_maker("Conv2DTranspose", 3, 2), IMAGE),
-    "DepthwiseConv1D": (_maker("DepthwiseConv1D", 2), SEQUENCE),
-    "SeparableConv1D": (_maker("SeparableConv1D", 3, 2), SEQUENCE),
+    "Conv3DTranspose": (_maker("Conv3DTranspose", 3, 2), VOLUME),
+    **_of_every_rank("DepthwiseConv", 2, ranks=(1, 2)),
+    **_of_every_rank("SeparableConv", 3, 2, ranks=(1, 2)),
+    "Attention": (_maker("Attention"), [SEQUENCE, (5, 4)]),
+    "AdditiveAttention": (_maker("AdditiveAttention"), [SEQUENCE, (5, 4)]),
+    "MultiHeadAttention": (_maker("MultiHeadAttention", 2, 3), (SEQUENCE, (5, 4))),
+    "EinsumDense": (_maker("EinsumDense", "abc,cd->abd", (None, 3)), SEQUENCE),
 }

@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import fastrnn
+from fastrnn._nested import flatten
 from fastrnn.layers import REGISTRY
 from fastrnn.layers.rnn import KerasCell
 from fastrnn.plan import Builder, Executable
-from tests.layer_examples import EXAMPLES
+from tests.layer_examples import EXAMPLES, arguments_of
 
 README = Path(__file__).parent.parent / "README.md"
 START, END = "<!-- layers:start -->", "<!-- layers:end -->"
@@ -17,7 +18,7 @@ FAMILIES = {
     "core": "core embedding activation_layers lambda_layer",
     "convolution": "convolution",
     "pooling": "pooling",
-    "attention": "attention",
+    "attention": "attention einsum_dense",
     "normalization": "normalization",
     "reshaping": "reshaping",
     "merging": "merging",
@@ -29,11 +30,11 @@ def is_compiled(name: str) -> bool:
     """Whether the example of a layer runs in kernels from its input to its output."""
     make, shapes = EXAMPLES[name]
     layer = make(fastrnn)
-    several = isinstance(shapes, list)
     builder = Builder()
-    values = [builder.value((None, *shape)) for shape in (shapes if several else [shapes])]
-    output = layer.lower_call(builder, [values if several else values[0]], {})
-    executable = Executable(builder, [value.buffer for value in values], [output.buffer])
+    arguments = arguments_of(shapes, lambda shape: builder.value((None, *shape)))
+    output = layer.lower_call(builder, arguments, {})
+    inputs = [value.buffer for value in flatten(arguments)]
+    executable = Executable(builder, inputs, [output.buffer])
     return executable.plan.program is not None
 
 

@@ -8,7 +8,7 @@ import fastrnn
 from fastrnn._nested import flatten
 from fastrnn.layers import REGISTRY
 from fastrnn.layers.rnn import KerasCell
-from tests.layer_examples import EXAMPLES
+from tests.layer_examples import EXAMPLES, arguments_of
 from tests.support_table import README, in_readme
 
 
@@ -20,25 +20,19 @@ def test_every_layer_has_an_example():
 def test_sweep_of_examples(name, rng):
     make, shapes = EXAMPLES[name]
     theirs, ours = make(keras), make(fastrnn)
-    several = isinstance(shapes, list)
-    arrays = [
-        rng.random((3, *shape)).astype("float32") for shape in (shapes if several else [shapes])
-    ]
-    inputs = arrays if several else arrays[0]
-    arguments = []
+    arguments = arguments_of(shapes, lambda shape: rng.random((3, *shape)).astype("float32"))
     if issubclass(REGISTRY[name], KerasCell):
-        theirs.build(inputs.shape)
+        theirs.build(arguments[0].shape)
         states = keras.tree.map_structure(np.asarray, theirs.get_initial_state(batch_size=3))
-        arguments = [states]
-    theirs(inputs, *arguments)
-    ours(inputs, *arguments)
+        arguments.append(states)
+    theirs(*arguments)
+    ours(*arguments)
     weights = [rng.random(weight.shape) for weight in theirs.get_weights()]
     theirs.set_weights(weights)
     ours.set_weights(weights)
-    expected, got = theirs(inputs, *arguments), ours(inputs, *arguments)
-    copied = fastrnn.from_keras(theirs)(inputs, *arguments)
-    for result in (got, copied):
-        for a, b in zip(flatten(result), flatten(expected), strict=True):
+    expected = theirs(*arguments)
+    for layer in (ours, fastrnn.from_keras(theirs)):
+        for a, b in zip(flatten(layer(*arguments)), flatten(expected), strict=True):
             np.testing.assert_allclose(a, np.asarray(b), rtol=1e-5, atol=1e-5)
 
 
