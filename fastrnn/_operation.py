@@ -9,6 +9,7 @@ import numpy as np
 
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Nested
+from fastrnn.dtypes import as_dtype
 from fastrnn.symbolic import holds_tensors, record_operation
 
 Parameters = ParamSpec("Parameters")
@@ -39,7 +40,7 @@ def array_dtype(name: Any) -> np.dtype:
     """Return the dtype that Keras means by `name`: one of NumPy's, or float or int of 32 bits; None is float."""
     if name in (None, float, "float"):
         return np.dtype(np.float32)
-    return np.dtype(np.int32) if name in (int, "int") else np.dtype(name)
+    return np.dtype(np.int32) if name in (int, "int") else as_dtype(name)
 
 
 def to_array(x: Any) -> Any:
@@ -58,7 +59,7 @@ def evaluate(
         result = function(*args, **kwargs)
     if getattr(result, "dtype", np.float64) not in _NARROW:
         return result  # nothing to do for most calls, and cells call often
-    if _asks_for_dtype(function, args, kwargs):
+    if asks_for_dtype(function, args, kwargs):
         return result
     dtypes = [getattr(leaf, "dtype", None) for leaf in flatten([args, list(kwargs.values())])]
     wide = {dtype.kind for dtype in dtypes if dtype is not None and dtype.itemsize == 8}
@@ -72,9 +73,10 @@ def evaluate(
     return map_structure(narrow, result)
 
 
-def _asks_for_dtype(
+def asks_for_dtype(
     function: Callable[..., Any], args: Sequence[Nested], kwargs: dict[str, Nested]
 ) -> bool:
+    """Return whether a call says which dtype it is to return."""
     place = _place_of_dtype(function)
     return place is not None and (len(args) > place or kwargs.get("dtype") is not None)
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Config, Nested, Shape
+from fastrnn.dtypes import HALVES, as_dtype, rounded
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.graph import graph
 from fastrnn.layers import LOADABLE, InputLayer
@@ -165,12 +166,21 @@ class Model(Layer):
     def _input_values(self, builder: Builder) -> list[Value]:
         fixed_batch = self.stateful
         return [
-            builder.value((layer.batch_shape[0] if fixed_batch else None, *layer.batch_shape[1:]))
+            builder.value(
+                (layer.batch_shape[0] if fixed_batch else None, *layer.batch_shape[1:]),
+                dtype=as_dtype(layer.input_dtype),
+            )
             for layer in self._inputs
         ]
 
     def lower(self, builder: Builder, x: Nested) -> Nested:
-        return self._lower_graph(builder, self._flat(x))
+        values = zip(self._flat(x), self._inputs, strict=True)
+        return self._lower_graph(
+            builder, [replace(value, dtype=as_dtype(layer.input_dtype)) for value, layer in values]
+        )
+
+    def _typed(self, outputs: Nested) -> Nested:
+        return outputs  # the layers', whatever the model's own policy
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_run_directly": None}
@@ -188,7 +198,7 @@ class Model(Layer):
             inputs = [replace(value, mask=masks.get(i)) for i, value in enumerate(values)]
             outputs = self._lower_graph(builder, inputs)
             buffers = [value.buffer for value in values] + list(masks.values())
-            executable = Executable(builder, buffers, [value.buffer for value in flatten(outputs)])
+            executable = Executable(builder, buffers, flatten(outputs))
             self._executables[masked] = executable, map_structure(lambda value: None, outputs)
             if not any(masked) and isinstance(outputs, Value) and len(values) == 1:
                 self._run_directly = executable.run_directly(
@@ -255,6 +265,8 @@ class Model(Layer):
             raise ValueError(
                 f"input {layer.name!r}: expected no empty axis but the batch; got shape {array.shape}"
             )
+        if layer.input_dtype in HALVES:
+            return rounded(array, layer.input_dtype)
         return np.asarray(array, layer.input_dtype)
 
     def _check_batch(self, arrays: list[np.ndarray]) -> None:

@@ -17,6 +17,7 @@ from fastrnn import activations, reference
 from fastrnn._dispatch import core
 from fastrnn._nested import flatten
 from fastrnn._types import ActivationFunction, Shape
+from fastrnn.dtypes import as_dtype, is_floating
 
 if TYPE_CHECKING:
     from fastrnn import _core
@@ -645,11 +646,13 @@ class Executable:
     Parameters
     ----------
     builder : Builder
-    inputs, outputs : list of int
+    inputs : list of int
         The caller's buffers; the states' come after them.
+    outputs : list of Value
+        What the caller gets, in their dtypes where these are known.
     """
 
-    def __init__(self, builder: Builder, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+    def __init__(self, builder: Builder, inputs: Sequence[int], outputs: Sequence[Value]) -> None:
         self._stateful = list(builder.states)
         self._reads_states = [layer for layer, (before, _) in builder.states.items() if before]
         self._n_outputs = len(outputs)
@@ -657,9 +660,14 @@ class Executable:
         after = [value.buffer for _, values in builder.states.values() for value in values]
         from fastrnn.folding import fold  # its rules know the steps above
 
-        kept = [*outputs, *after]
+        kept = [*(value.buffer for value in outputs), *after]
         steps = fold(builder.steps, kept)
         self.plan = Plan(steps, [*inputs, *before], kept, builder.n_buffers, builder.masks)
+        made = {(target, step.dtype) for step in steps for target in step.targets}
+        self._casts = [
+            None if (value.buffer, value.dtype) in made else value.dtype for value in outputs
+        ]
+        self._casts_any = any(dtype is not None for dtype in self._casts)
 
     def __call__(
         self, arrays: Sequence[np.ndarray], compiled: bool = True, keep_states: bool = True
@@ -670,7 +678,10 @@ class Executable:
         after = iter(results[self._n_outputs :])
         for layer in self._stateful if keep_states else []:
             layer.flat_states = [next(after) for _ in layer.flat_states]
-        return results[: self._n_outputs]
+        outputs = results[: self._n_outputs]
+        if not self._casts_any:
+            return outputs
+        return [_cast(array, dtype) for array, dtype in zip(outputs, self._casts, strict=True)]
 
     def run_directly(
         self, shapes: Sequence[Shape], dtype: DTypeLike
@@ -687,7 +698,24 @@ class Executable:
         if self.plan.program is None or self._stateful or len(self.plan.outputs) != 1:
             return None
         indices = any(step.indices for step in self.plan.steps)
-        if not indices and self.plan.steps[0].dtype != np.dtype(dtype):
+        if not indices and self.plan.steps[0].dtype != as_dtype(dtype):
             return None
-        self.plan.program.expect(shapes, whole=indices and np.dtype(dtype).kind != "f")
-        return self.plan.program.run
+        self.plan.program.expect(shapes, whole=indices and not is_floating(as_dtype(dtype)))
+        run: Callable[[Any], Any] = self.plan.program.run
+        if not self._casts_any:
+            return run
+        (returned,) = self._casts
+
+        def run_and_cast(x: Any) -> Any:
+            y = run(x)
+            return None if y is None else _cast(y, returned)
+
+        return run_and_cast
+
+
+def _cast(array: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
+    """Floating-point numbers in `dtype`; anything else, and anything for None, as it is."""
+    if dtype is None or array.dtype.kind not in "fV":
+        return array
+    with np.errstate(over="ignore"):
+        return array.astype(dtype, copy=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Nested, Shape
+from fastrnn.dtypes import as_dtype
 from fastrnn.plan import Builder, Value
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def record(layer: "Layer", args: Sequence[Nested], kwargs: dict[str, Nested]) ->
         del given["training"]
     builder = Builder()
     values: Any = map_structure(
-        lambda leaf: builder.value(leaf.shape) if isinstance(leaf, KerasTensor) else leaf,
+        lambda leaf: _value_of(leaf, builder) if isinstance(leaf, KerasTensor) else leaf,
         [list(args), given],
     )
     call = Call(layer, args, given)
@@ -161,10 +162,15 @@ def record(layer: "Layer", args: Sequence[Nested], kwargs: dict[str, Nested]) ->
     def tensor(value: Value) -> KerasTensor:
         index = next(indices)
         name = f"{layer.name}_{index}" if index else layer.name
-        return KerasTensor(value.shape, layer.compute_dtype.name, call, index, name)
+        dtype = layer.compute_dtype if value.dtype is None else value.dtype
+        return KerasTensor(value.shape, dtype.name, call, index, name)
 
     outputs = map_structure(tensor, layer.lower_call(builder, *values))
     return tuple(outputs) if isinstance(outputs, list) else outputs
+
+
+def _value_of(tensor: KerasTensor, builder: Builder) -> Value:
+    return builder.value(tensor.shape, dtype=as_dtype(tensor.dtype))
 
 
 def record_operation(name: str, args: Sequence[Nested], kwargs: dict[str, Nested]) -> Any:

@@ -34,7 +34,7 @@ def is_compiled(name: str) -> bool:
     arguments = arguments_of(shapes, lambda shape: builder.value((None, *shape)))
     output = layer.lower_call(builder, arguments, {})
     inputs = [value.buffer for value in flatten(arguments)]
-    executable = Executable(builder, inputs, [output.buffer])
+    executable = Executable(builder, inputs, [output])
     return executable.plan.program is not None
 
 

@@ -639,12 +639,6 @@ def test_bad_arguments(name, arguments, message):
         getattr(layers, name)(3, **arguments)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "mixed_float16"])
-def test_other_policies_are_not_supported(dtype):
-    with pytest.raises(fastrnn.UnsupportedLayerError, match=f"{dtype}"):
-        layers.LSTM(3, dtype=dtype, name="named")
-
-
 @pytest.mark.parametrize("name", RECURRENT)
 @pytest.mark.parametrize("activation", ["glu", "threshold"])
 def test_activations_that_cannot_recur_are_refused(name, activation):

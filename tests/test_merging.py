@@ -102,7 +102,7 @@ def test_masks_are_those_of_keras(name, arguments, shapes, which, rng):
         assert wanted_mask is None or wanted_mask.all()
         return
     inputs = [value.buffer for value in values] + [b for b in buffers if b is not None]
-    run = plan.Executable(builder, inputs, [mask])
+    run = plan.Executable(builder, inputs, [plan.Value(mask, ())])
     (got,) = run([*arrays, *(mask for mask in masks if mask is not None)])
     assert got.dtype == np.bool_
     np.testing.assert_array_equal(got, wanted_mask)
@@ -173,7 +173,7 @@ def test_masks_of_keras_2_are_joined_where_all_count(rng):
         values = [builder.value((None, 5, 4), builder.mask()) for _ in x]
         y = layer.lower(builder, values)
         inputs = [value.buffer for value in values] + [value.mask for value in values]
-        run = plan.Executable(builder, inputs, [y.buffer, y.mask])
+        run = plan.Executable(builder, inputs, [y, plan.Value(y.mask, ())])
         output, mask = run([*x, *masks])
         np.testing.assert_array_equal(mask, masks[0] & masks[1])
         np.testing.assert_array_equal(output, layer(list(x)))

@@ -407,7 +407,7 @@ class MultiHeadAttention(Layer):
             kernel_initializer=self.kernel_initializer,
             bias_initializer=self.bias_initializer,
             name="attention_output" if name == "output" else name,
-            dtype=self.dtype,
+            dtype=self.dtype_policy,
             **options,
         )
         layer.build(shape)

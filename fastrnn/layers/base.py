@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastrnn import activations, initializers
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Config, InitializerFunction, InitializerLike, Nested, Shape
+from fastrnn.dtypes import HALVES, as_dtype, is_floating, policy, rounded, widened
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers import own_call
 from fastrnn.plan import Builder, Executable, Value
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from fastrnn.layers.rnn import RNN
 
 _names_given: collections.Counter[str] = collections.Counter()
-_COMPUTE_DTYPES: dict[str, np.dtype] = {
-    "float32": np.dtype(np.float32),
-    "float64": np.dtype(np.float64),
-}
 
 
 def snake_case(class_name: str) -> str:
@@ -42,15 +39,6 @@ def _unused_name(class_name: str) -> str:
     _names_given[stem] += 1
     count = _names_given[stem] - 1
     return f"{stem}_{count}" if count else stem
-
-
-def _policy_name(dtype: Any) -> str:
-    """Return the name of a Keras dtype policy given as a name, a NumPy dtype or a config."""
-    if dtype is None:
-        return "float32"
-    if isinstance(dtype, dict):
-        return dtype["config"]["name"]
-    return dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or np.dtype(dtype).name
 
 
 _initializing = contextvars.ContextVar("initializing", default=True)
@@ -75,6 +63,8 @@ def to_numeric(x: ArrayLike, what: str) -> np.ndarray:
         If it is something else: strings, objects, complex numbers.
     """
     array = np.asarray(x)
+    if array.dtype.kind == "V":
+        array = widened(array)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{what}: expected an array of real numbers; got dtype {array.dtype}")
     return array
@@ -144,7 +134,8 @@ class Layer:
     name : str, optional
         By default the class's name in snake case, numbered.
     dtype : str, optional
-        "float32" (the default) or "float64".
+        The dtype policy: "float32" (the default), "float64", "float16", "bfloat16", "mixed_float16" or
+        "mixed_bfloat16". Those of half precision compute in float32, and only what is returned is float16 or bfloat16.
     trainable : bool
         Kept for the config.
     activity_regularizer : optional
@@ -158,6 +149,12 @@ class Layer:
         For another dtype policy.
     ValueError
         For a keyword that is none of these.
+
+    Attributes
+    ----------
+    dtype_policy : fastrnn.dtypes.DTypePolicy
+    compute_dtype : numpy.dtype
+        float32 or float64: what the layer computes in.
     """
 
     arguments: ClassVar[tuple[str, ...]] = ()
@@ -191,12 +188,9 @@ class Layer:
                 f"{type(self).__name__}: unknown arguments {', '.join(map(repr, sorted(unknown)))}"
             )
         self.name = _unused_name(type(self).__name__) if name is None else str(name)
-        self.dtype = _policy_name(dtype)
-        if self.dtype not in _COMPUTE_DTYPES:
-            raise UnsupportedLayerError(
-                f"layer {self.name!r}: expected dtype float32 or float64; got the policy {self.dtype!r}"
-            )
-        self.compute_dtype = _COMPUTE_DTYPES[self.dtype]
+        self.dtype_policy = policy(dtype, f"layer {self.name!r}")
+        returned = self.dtype_policy.compute_dtype
+        self.compute_dtype = np.dtype(np.float32 if returned in HALVES else returned)
         self.trainable = trainable
         self.activity_regularizer = activity_regularizer
         self.declared_input_shape = (
@@ -207,8 +201,16 @@ class Layer:
         self.built = False
         self._weights: dict[str, np.ndarray] = {}
         self._not_trainable: set[str] = set()
+        self._rounded_to: dict[str, str] = {}
         self._executables: dict[Hashable, tuple[Executable, Nested]] = {}
         self._users: list[Layer] = []
+
+    @property
+    def variable_dtype(self) -> str:
+        """str: the dtype of the weights in Keras; those of half precision are kept in float32, rounded."""
+        return self.dtype_policy.variable_dtype
+
+    dtype = variable_dtype
 
     # -- weights ----------------------------------------------------------------------------------------------------
 
@@ -286,7 +288,8 @@ class Layer:
             If a size is not known.
         """
         shape = tuple(shape or ())
-        own_dtype = self.compute_dtype if dtype is None else np.dtype(dtype)
+        kept_as = self.variable_dtype if dtype is None else as_dtype(dtype).name
+        own_dtype = np.dtype(np.float32 if kept_as in HALVES else kept_as)
         if initializer is None:
             initializer = "glorot_uniform" if own_dtype.kind == "f" else "zeros"
         while name is None or name in self._weights:
@@ -298,12 +301,20 @@ class Layer:
         make: InitializerFunction = (
             initializers.get(initializer) if _initializing.get() else np.zeros
         )
-        values = np.array(make(shape, dtype=own_dtype.name), own_dtype, order="C")
-        values.flags.writeable = False
+        if kept_as in HALVES:
+            self._rounded_to[name] = kept_as
+        values = self._as_weight(name, make(shape, dtype=own_dtype.name), own_dtype)
         self._weights[name] = values
         if not trainable:
             self._not_trainable.add(name)
         return values
+
+    def _as_weight(self, name: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """A new read-only array of the weight's values, rounded where its policy has it in half precision."""
+        half = self._rounded_to.get(name)
+        weight = np.array(values, dtype, order="C") if half is None else rounded(values, half)
+        weight.flags.writeable = False
+        return weight
 
     def _children(self) -> "list[tuple[str, Layer | list[Layer]]]":
         """The layers inside this one, by the attribute that holds them: (name, layer or list of layers)."""
@@ -364,8 +375,7 @@ class Layer:
         changed: dict[int, np.ndarray] = {}
         for name in self._weight_names:
             before = self._weights[name]
-            values = np.array(next(weights), before.dtype, order="C")
-            values.flags.writeable = False
+            values = self._as_weight(name, next(weights), before.dtype)
             self._weights[name] = changed[id(before)] = values
         for attribute, value in vars(self).items():
             if attribute != "_weights" and any(id(one) in changed for one in flatten(value)):
@@ -410,7 +420,7 @@ class Layer:
             "dtype": {
                 "module": "keras",
                 "class_name": "DTypePolicy",
-                "config": {"name": self.dtype},
+                "config": {"name": self.dtype_policy.name},
                 "registered_name": None,
             },
         }
@@ -520,9 +530,21 @@ class Layer:
             outputs = own_call.lower(self, builder, {first: x, **given})
         else:
             outputs = self.lower(builder, x, **given)
+        outputs = self._typed(outputs)
         if self.supports_masking:
             return outputs if unused is None else self._pass_mask(outputs, unused)
         return map_structure(lambda value: replace(value, mask=None), outputs)
+
+    def _typed(self, outputs: Nested) -> Nested:
+        """The outputs with the dtype that callers see them in; what a user's `call` returns is as it comes."""
+        if type(self).call is not Layer.call and self.dtype_policy.compute_dtype not in HALVES:
+            return outputs
+        return map_structure(self._as_returned, outputs)
+
+    def _as_returned(self, value: Value) -> Value:
+        if value.dtype is not None and not is_floating(value.dtype):
+            return value
+        return replace(value, dtype=as_dtype(self.dtype_policy.compute_dtype))
 
     def _pass_mask(self, outputs: Nested, mask: int) -> Nested:
         """The outputs carrying the input's mask, which had no part in them."""
@@ -650,7 +672,7 @@ class Layer:
             outputs = self.lower_call(builder, [], values)
             inputs = [leaf.buffer for leaf in flatten(values) if isinstance(leaf, Value)]
             made = (
-                Executable(builder, inputs, [value.buffer for value in flatten(outputs)]),
+                Executable(builder, inputs, flatten(outputs)),
                 map_structure(lambda _: None, outputs),
             )
             self._executables[form] = made

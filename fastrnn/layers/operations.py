@@ -7,6 +7,7 @@ a file holds in two places: some among the operation's options, the others, tens
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from math import prod
 from typing import Any, ClassVar
 
@@ -17,9 +18,10 @@ import fastrnn.ops  # noqa: F401  # which fills the table
 from fastrnn import _operation, plan
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Nested, Shape
+from fastrnn.dtypes import is_floating, is_half, widened
 from fastrnn.layers.base import Layer
 
-_TRIED_DTYPES = (np.float32, np.int32, np.bool_)
+_TRIED_DTYPES = (np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.bool_))
 _TRIED_BATCHES = (2, 3)
 _TRIED_SIZES = (12, 24)
 """For the other unknown axes: they have many divisors, as an operation may cut such an axis into equal parts."""
@@ -69,18 +71,40 @@ class Operation(Layer):
         values = [leaf for leaf in flatten(arguments) if isinstance(leaf, plan.Value)]
 
         def compute(*arrays: np.ndarray) -> Nested:
-            rest = iter(arrays)
+            rest = map(widened, arrays)
             args, kwargs = map_structure(
                 lambda leaf: next(rest) if isinstance(leaf, plan.Value) else leaf, arguments
             )
             return _operation.evaluate(type(self).function, args, kwargs)
 
-        results = try_out(compute, [value.shape for value in values])
-        outputs = map_structure(lambda result: builder.value(result.shape), results)
+        results = try_out(compute, values)
+        half = None
+        if not _operation.asks_for_dtype(type(self).function, *arguments):
+            half = _half_of([getattr(leaf, "dtype", None) for leaf in flatten(arguments)])
+
+        def output(result: Tried) -> plan.Value:
+            told = result.dtype
+            if told is not None and is_floating(told) and not is_half(told):
+                told = half
+            return builder.value(result.shape, dtype=told)
+
+        outputs = map_structure(output, results)
         sources = tuple(value.buffer for value in values)
         targets = tuple(value.buffer for value in flatten(outputs))
         builder.add(plan.ApplySeveral(sources, targets, None, compute))
         return outputs
+
+
+def _half_of(dtypes: Sequence[np.dtype | None]) -> np.dtype | None:
+    """What Keras makes of floating-point numbers of these dtypes if one is of half precision, None otherwise.
+
+    Two different ones become float32, or float64 with one of that; numbers without a dtype have no say.
+    """
+    floating = {dtype for dtype in dtypes if dtype is not None and is_floating(dtype)}
+    if not any(map(is_half, floating)):
+        return None
+    (one, *others) = floating
+    return np.result_type(*(np.float32 if is_half(d) else d for d in floating)) if others else one
 
 
 @dataclass(frozen=True)
@@ -88,32 +112,43 @@ class Tried:
     """What an array is known to be before there is one."""
 
     shape: Shape
-    dtype: np.dtype
+    dtype: np.dtype | None
 
 
-def try_out(compute: Callable[..., Nested], shapes: Sequence[Shape]) -> Nested:
-    """Return a `Tried` for each result of `compute`, found by calling it on arrays of these shapes.
+def try_out(compute: Callable[..., Nested], values: Sequence[plan.Value]) -> Nested:
+    """Return a `Tried` for each result of `compute`, found by calling it on arrays for these values.
 
-    An axis whose size is not known before a call is one that follows the unknown sizes of the inputs.
+    Their dtypes are tried first, with float32 for any floating-point numbers and for an unknown one. Where `compute`
+    takes only others, the dtypes of what it returns say nothing, and are not told. An axis whose size is not known before
+    a call is one that follows the unknown sizes of the inputs.
 
     Raises
     ------
     TypeError, ValueError, IndexError
         What `compute` raises for arrays of every dtype.
     """
+    shapes = [value.shape for value in values]
+    known = [
+        np.dtype(np.float32) if value.dtype is None or is_floating(value.dtype) else value.dtype
+        for value in values
+    ]
+    others = [
+        [dtype] * len(values) for dtype in _TRIED_DTYPES if any(dtype != one for one in known)
+    ]
     errors: list[Exception] = []
     # An unknown size may have to be that of another array: 1 is broadcast to it.
     for sizes in (_TRIED_SIZES, (1, 1)):
-        for dtype in _TRIED_DTYPES:
+        for dtypes in (known, *others):
             try:
                 small, large = (
-                    compute(*(_any_array(shape, batch, size, dtype) for shape in shapes))
+                    compute(*map(_any_array, shapes, repeat(batch), repeat(size), dtypes))
                     for batch, size in zip(_TRIED_BATCHES, sizes, strict=True)
                 )
             except (TypeError, ValueError, IndexError) as error:
                 errors.append(error)
             else:
-                return _what_is_known(small, large, set() if sizes == _TRIED_SIZES else {1})
+                unknown = set() if sizes == _TRIED_SIZES else {1}
+                return _what_is_known(small, large, unknown, told=dtypes is known)
     raise errors[0]
 
 
@@ -126,14 +161,14 @@ def _any_array(shape: Shape, batch: int, other: int, dtype: DTypeLike) -> np.nda
     return (np.random.default_rng(0).random(sizes) + 0.5).astype(dtype)
 
 
-def _what_is_known(small: Nested, large: Nested, not_known: set[int]) -> Nested:
-    """The sizes that two results have in common, but those of `not_known`."""
+def _what_is_known(small: Nested, large: Nested, not_known: set[int], told: bool) -> Nested:
+    """The sizes that two results have in common, but those of `not_known`, and the dtypes if they are `told`."""
     counterparts = iter(flatten(large))
 
     def known(array: np.ndarray) -> Tried:
         sizes = zip(array.shape, next(counterparts).shape, strict=True)
         shape = tuple(None if a != b or a in not_known else a for a, b in sizes)
-        return Tried(shape, array.dtype)
+        return Tried(shape, array.dtype if told else None)
 
     return map_structure(known, small)
 

@@ -9,6 +9,7 @@ import numpy as np
 from fastrnn import plan
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Nested, Shape
+from fastrnn.dtypes import is_floating
 
 if TYPE_CHECKING:
     from fastrnn.layers import Layer
@@ -90,7 +91,7 @@ def _add(
 
 def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Floating-point numbers in the layer's dtype, as Keras casts what it gives to `call`; others as they are."""
-    return array.astype(dtype, copy=False) if array.dtype.kind == "f" else array
+    return array.astype(dtype, copy=False) if is_floating(array.dtype) else array
 
 
 def _narrow(array: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from fastrnn import activations, initializers, plan, reference
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import ActivationFunction, Config, InitializerFunction, Nested, Shape
+from fastrnn.dtypes import as_dtype
 from fastrnn.layers.base import Layer, deserialize, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
 from fastrnn.symbolic import holds_tensors, record
@@ -230,7 +231,10 @@ class KerasCell(Cell, Layer):
         self.build_for(x.shape)
         with np.errstate(all="ignore"):
             output, new = self.step(x, tuple(checked))
-        return output, self.as_given(new, given)
+        returned = as_dtype(self.dtype_policy.compute_dtype)
+        with np.errstate(over="ignore"):
+            output, *states = [array.astype(returned, copy=False) for array in (output, *new)]
+        return output, self.as_given(tuple(states), given)
 
     def _check_input(self, shape: Shape) -> None:
         expected = self.step_shape
@@ -508,7 +512,9 @@ class RNN(RecurrentLayer):
 
         super().__init__(**kwargs)
         self.cell = (
-            StackedRNNCells(cell, dtype=self.dtype) if isinstance(cell, (list, tuple)) else cell
+            StackedRNNCells(cell, dtype=self.dtype_policy)
+            if isinstance(cell, (list, tuple))
+            else cell
         )
         self._cell = as_cell(self.cell, self.compute_dtype)
         if isinstance(self.cell, Layer):

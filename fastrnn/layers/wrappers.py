@@ -206,6 +206,18 @@ class Bidirectional(RecurrentLayer):
             backward = flipped
         return [forward, backward, *states]
 
+    def _typed(self, outputs: Nested) -> Nested:
+        if not self.return_state:
+            return super()._typed(outputs)
+        n_outputs = 1 if self.merge_mode is not None else 2
+        forward, backward = self._directions
+        states = outputs[n_outputs:]
+        return [
+            *super()._typed(outputs[:n_outputs]),
+            *forward._typed(states[: forward.n_states]),
+            *backward._typed(states[forward.n_states :]),
+        ]
+
 
 def _last_step_first(x: np.ndarray) -> np.ndarray:
     return x[:, ::-1]
@@ -219,7 +231,9 @@ def _renamed(layer: RNN, prefix: str, **changes: Any) -> RNN:
     # A user's cell need not have a config. What holds it is not copied along.
     cell = copy.deepcopy(layer.cell, {id(getattr(layer.cell, "_users", None)): []})
     options = {option: getattr(layer, option) for option in RNN.options}
-    return RNN(cell, **{**options, "dtype": layer.dtype, "trainable": layer.trainable, **changes})
+    return RNN(
+        cell, **{**options, "dtype": layer.dtype_policy, "trainable": layer.trainable, **changes}
+    )
 
 
 class TimeDistributed(Layer):
