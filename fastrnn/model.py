@@ -1,6 +1,6 @@
 """Models: layers connected to a graph, compiled to a plan on first use."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -39,6 +39,14 @@ class Model(Layer):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         functional = cls is Model and (len(args) > 1 or "outputs" in kwargs)
         return object.__new__(Functional if functional else cls)  # type: ignore[return-value]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "call" in vars(cls):
+            raise NotImplementedError(
+                f"{cls.__name__}: a model of your own with a `call` derives from fastrnn.Layer, which takes the same "
+                "`call`; fastrnn.Sequential([it]) has `predict` and the other methods of a model"
+            )
 
     def __init__(self, name: str | None = None, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -156,7 +164,7 @@ class Model(Layer):
         """dict of Layer to the output shape of its first call."""
         if not self.built:
             return {}
-        shapes: dict[Layer, Nested] = {}
+        shapes: dict[Layer, Nested] = {layer: layer.batch_shape for layer in self._inputs}
         builder = Builder()
         self._lower_graph(builder, self._input_values(builder), shapes)
         return shapes
@@ -581,8 +589,9 @@ class Sequential(Model):
         )
 
     @classmethod
-    def from_config(cls, config: Config) -> Self:
-        return cls([deserialize(layer) for layer in config["layers"]], name=config.get("name"))
+    def from_config(cls, config: Config, custom_objects: Mapping[str, Any] | None = None) -> Self:
+        layers = [deserialize(layer, custom_objects) for layer in config["layers"]]
+        return cls(layers, name=config.get("name"))
 
 
 class Functional(Model):

@@ -814,3 +814,11 @@ def test_a_stateful_functional_model(rng):
         with pytest.raises(ValueError, match="batch of 2"):
             call(data[:rows])
     same_states(ours, before)
+
+
+def test_summary_tells_the_shapes_of_inputs():
+    x = fastrnn.Input((5, 4), name="series")
+    lines = []
+    fastrnn.Model(x, layers.GRU(3)(x)).summary(lines.append)
+    (line,) = [line for line in lines[0].splitlines() if "series" in line]
+    assert "(None, 5, 4)" in line

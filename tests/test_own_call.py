@@ -1,6 +1,8 @@
 """Layers that users write, against the same ones written for Keras."""
 
+import json
 import pickle
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -231,3 +233,213 @@ def test_layers_called_directly_cast_floats_to_their_dtype(dtype):
         lambda module: module.layers.GaussianNoise(0.5),
     ):
         assert make(fastrnn)(x).dtype == np.asarray(make(keras)(x)).dtype
+
+
+# Classes that derive from a built-in layer
+
+
+def derived_for(module):
+    """Built-in layers and a cell of `module` with a `call` around theirs."""
+
+    class Doubled(module.layers.Dense):
+        def call(self, inputs):
+            return super().call(inputs) * 2
+
+    class Shifted(Doubled):
+        def call(self, inputs):
+            return super().call(inputs) + 1
+
+    class Sequences(module.layers.LSTM):
+        def call(self, sequences, initial_state=None, mask=None, training=False):
+            outputs = super().call(
+                sequences, initial_state=initial_state, mask=mask, training=training
+            )
+            return outputs * 2
+
+    class Cell(module.layers.LSTMCell):
+        def call(self, inputs, states, training=False):
+            output, new = super().call(inputs, states, training=training)
+            return output * 2, new
+
+    class Joined(module.layers.Concatenate):
+        def call(self, inputs):
+            return super().call(inputs[::-1])
+
+    return SimpleNamespace(**vars())
+
+
+OURS_DERIVED, KERAS_DERIVED = derived_for(fastrnn), derived_for(keras)
+DERIVED = {
+    "Dense": lambda c, module: c.Doubled(3),
+    "twice": lambda c, module: c.Shifted(3),
+    "LSTM": lambda c, module: c.Sequences(3),
+    "sequences": lambda c, module: c.Sequences(3, return_sequences=True),
+    "cell": lambda c, module: module.layers.RNN(c.Cell(3)),
+    "stack": lambda c, module: module.layers.RNN([c.Cell(3), module.layers.GRUCell(2)]),
+    "Bidirectional": lambda c, module: module.layers.Bidirectional(module.layers.RNN(c.Cell(3))),
+}
+
+
+MASKED = ("Dense", "twice", "LSTM", "sequences")  # Keras's NumPy backend repeats a cell's state
+
+
+@pytest.mark.parametrize(
+    ("name", "masked"), [*((n, False) for n in DERIVED), *((n, True) for n in MASKED)]
+)
+def test_classes_that_derive_from_built_in_ones(name, masked, rng):
+    x = rng.normal(size=(2, 5, 4)).astype(np.float32)
+    x[:, 3:] = 0
+    with keras.saving.custom_object_scope({"Cell": KERAS_DERIVED.Cell}):
+        theirs = DERIVED[name](KERAS_DERIVED, keras)
+    ours = DERIVED[name](OURS_DERIVED, fastrnn)
+    models = []
+    for module, layer in ((keras, theirs), (fastrnn, ours)):
+        first = [module.layers.Masking()] if masked else []
+        gives_sequences = getattr(layer, "return_sequences", False)
+        last = [module.layers.GlobalAveragePooling1D()] if gives_sequences else []
+        models.append(module.Sequential([module.Input((5, 4)), *first, layer, *last]))
+    expected = models[0](x)
+    ours.set_weights(theirs.get_weights())
+    np.testing.assert_allclose(models[1](x), expected, atol=1e-6)
+    np.testing.assert_allclose(ours(x), np.asarray(theirs(x)), atol=1e-6)
+
+
+def test_derived_layers_of_several_inputs_and_built_in_calls(rng):
+    x, y = (rng.normal(size=(2, 3)).astype(np.float32) for _ in range(2))
+    np.testing.assert_array_equal(OURS_DERIVED.Joined()([x, y]), np.concatenate([y, x], axis=-1))
+    dense = layers.Dense(2)
+    np.testing.assert_array_equal(dense.call(x), dense(x))
+    with pytest.raises(NotImplementedError, match="has no call"):
+        layers.Layer().call(x)
+
+
+def test_a_derived_cell_called_directly(rng):
+    x, state = (rng.normal(size=(2, n)).astype(np.float32) for n in (4, 3))
+    theirs, ours = KERAS_DERIVED.Cell(3), OURS_DERIVED.Cell(3)
+    expected = theirs(x, [state, state])
+    ours(x, [state, state])
+    ours.set_weights(theirs.get_weights())
+    output, states = ours(x, [state, state])
+    np.testing.assert_allclose(output, np.asarray(expected[0]), atol=1e-6)
+    np.testing.assert_allclose(states, np.asarray(expected[1]), atol=1e-6)
+
+
+def test_finding_out_shapes_moves_no_states(rng):
+    class Carrying(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.rnn = layers.GRU(3, stateful=True)
+
+        def call(self, inputs):
+            return self.rnn(inputs)
+
+    x = rng.normal(size=(2, 5, 4)).astype(np.float32)
+    for wrap in (lambda one: one, lambda one: fastrnn.Sequential([one])):
+        layer = Carrying()
+        first = wrap(layer)(x)
+        plain = layers.GRU(3, stateful=True)
+        plain.build(x.shape)
+        plain.set_weights(layer.get_weights())
+        np.testing.assert_array_equal(first, plain(x))
+        layer._forget_plans()
+        np.testing.assert_array_equal(layer(x), plain(x))
+
+
+@pytest.mark.parametrize("base", [fastrnn.Model, fastrnn.Sequential])
+def test_models_with_a_call_say_what_to_derive_from(base):
+    with pytest.raises(NotImplementedError, match=r"Mine: .*fastrnn\.Layer"):
+
+        class Mine(base):
+            def call(self, inputs):
+                return inputs
+
+
+# Configs
+
+
+class Steps:
+    """A cell that is no layer."""
+
+    def __init__(self, units=3):
+        self.state_size = units
+
+    def call(self, inputs, states):
+        total = states[0] + inputs.sum(axis=-1, keepdims=True)
+        return total, [total]
+
+    def get_config(self):
+        return {"units": self.state_size}
+
+
+CUSTOM = {"Steps": Steps, "Scale": OURS.Scale, "Doubled": OURS_DERIVED.Doubled}
+NESTED = {
+    "RNN": lambda: layers.RNN(Steps(2)),
+    "stack": lambda: layers.RNN([Steps(2), layers.LSTMCell(3)]),
+    "TimeDistributed": lambda: layers.TimeDistributed(OURS.Scale(3.0)),
+    "layer": lambda: OURS_DERIVED.Doubled(2),
+    "Sequential": lambda: fastrnn.Sequential(
+        [layers.Input((5, 4)), layers.Bidirectional(layers.RNN(Steps(2))), OURS.Scale(3.0)]
+    ),
+}
+
+
+@pytest.mark.parametrize("make", NESTED.values(), ids=NESTED)
+def test_configs_with_classes_of_users(make, rng):
+    x = rng.normal(size=(2, 5, 4)).astype(np.float32)
+    layer = make()
+    expected = layer(x)
+    config = json.loads(json.dumps(layers.serialize(layer)))
+    with pytest.raises(fastrnn.UnsupportedLayerError, match="not supported"):
+        layers.deserialize(config)
+    again = [layers.deserialize(config, custom_objects=CUSTOM)]
+    if not isinstance(layer, layers.Dense):
+        again.append(type(layer).from_config(layer.get_config(), custom_objects=CUSTOM))
+    for one in again:
+        one(x)
+        one.set_weights(layer.get_weights())
+        np.testing.assert_array_equal(one(x), expected)
+    with pytest.raises(fastrnn.UnsupportedLayerError, match="not supported"):
+        layers.deserialize(config)
+
+
+def test_from_keras_with_classes_of_users(rng):
+    x = rng.normal(size=(2, 5, 4)).astype(np.float32)
+
+    class Scale(keras.layers.Layer):
+        def __init__(self, by=2.0, **kwargs):
+            super().__init__(**kwargs)
+            self.by = by
+
+        def call(self, inputs):
+            return inputs * self.by
+
+        def get_config(self):
+            return {**super().get_config(), "by": self.by}
+
+    class Steps(keras.layers.Layer):
+        def __init__(self, units=3, **kwargs):
+            super().__init__(**kwargs)
+            self.state_size = units
+
+        def call(self, inputs, states):
+            total = states[0] + keras.ops.sum(inputs, axis=-1, keepdims=True)
+            return total, [total]
+
+        def get_config(self):
+            return {**super().get_config(), "units": self.state_size}
+
+    model = keras.Sequential(
+        [
+            keras.Input((5, 4)),
+            keras.layers.Dense(3),
+            Scale(3.0),
+            keras.layers.RNN(Steps(2)),
+            keras.layers.Dense(2),
+        ]
+    )
+    with pytest.raises(fastrnn.UnsupportedLayerError, match="custom_objects"):
+        fastrnn.from_keras(model)
+    taken = fastrnn.from_keras(model, custom_objects=CUSTOM)
+    np.testing.assert_allclose(taken(x), model(x), atol=1e-5)
+    layer = fastrnn.from_keras(model.layers[2], custom_objects=CUSTOM)
+    np.testing.assert_allclose(layer(x), np.asarray(model.layers[2](x)), atol=1e-5)

@@ -2,7 +2,7 @@
 
 from fastrnn.layers.activation_layers import ELU, LeakyReLU, PReLU, ReLU, Softmax
 from fastrnn.layers.attention import AdditiveAttention, Attention, MultiHeadAttention
-from fastrnn.layers.base import Layer
+from fastrnn.layers.base import Layer, deserialize, serialize
 from fastrnn.layers.cells import StackedRNNCells
 from fastrnn.layers.conv_lstm import ConvLSTM1D, ConvLSTM2D, ConvLSTM3D, ConvLSTMCell
 from fastrnn.layers.convolution import (
@@ -325,4 +325,6 @@ __all__ = [
     "ZeroPadding1D",
     "ZeroPadding2D",
     "ZeroPadding3D",
+    "deserialize",
+    "serialize",
 ]

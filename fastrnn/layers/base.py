@@ -6,7 +6,8 @@ import contextvars
 import functools
 import inspect
 import re
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import types
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -88,34 +89,55 @@ def to_mask(mask: ArrayLike, batch_and_time: tuple[int, ...], what: str) -> np.n
     return np.ascontiguousarray(array, np.bool_)
 
 
-def serialize(layer: "Layer") -> Config:
-    """Return Keras 3's description of a layer, a dict."""
+def serialize(layer: Any) -> Config:
+    """Return Keras 3's description of a layer, or of a cell of your own that has `get_config`, a dict."""
+    cls = type(layer)
+    module = getattr(layer, "module", cls.__module__)
     return {
-        "module": layer.module,
-        "class_name": type(layer).__name__,
+        "module": module,
+        "class_name": cls.__name__,
         "config": layer.get_config(),
-        "registered_name": None,
+        "registered_name": None if module.split(".")[0] == "keras" else cls.__name__,
     }
 
 
-def deserialize(description: Config) -> "Layer":
+_custom_objects: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar(
+    "custom_objects", default=types.MappingProxyType({})
+)
+
+
+def deserialize(config: Config, custom_objects: Mapping[str, Any] | None = None) -> Any:
     """Return the layer that `serialize` described.
+
+    Parameters
+    ----------
+    config : dict
+    custom_objects : dict of str to class, optional
+        Your own classes of layers and cells, for those inside the layer too.
 
     Raises
     ------
     UnsupportedLayerError
-        If its class is none of `fastrnn.layers`.
+        If its class is neither in `fastrnn.layers` nor one of yours.
     """
     from fastrnn.layers import REGISTRY
     from fastrnn.model import Sequential
 
-    classes: dict[str, type[Layer]] = {**REGISTRY, "Sequential": Sequential}
-    class_name = description["class_name"]
-    if class_name not in classes:
+    custom = {**_custom_objects.get(), **(custom_objects or {})}
+    classes = {**REGISTRY, "Sequential": Sequential, **custom}
+    names = [config.get("registered_name"), config["class_name"]]
+    cls = next((classes[name] for name in names if name in classes), None)
+    if cls is None:
         raise UnsupportedLayerError(
-            f"layers of class {class_name} are not supported; known: {', '.join(classes)}"
+            f"layers of class {config['class_name']} are not supported; known: {', '.join(classes)}"
         )
-    return classes[class_name].from_config(description["config"])
+    token = _custom_objects.set(custom)
+    try:
+        if hasattr(cls, "from_config"):
+            return cls.from_config(config["config"])
+        return cls(**config["config"])
+    finally:
+        _custom_objects.reset(token)
 
 
 _SERIALIZERS: dict[str, Callable[[Any], Any]] = {
@@ -124,6 +146,10 @@ _SERIALIZERS: dict[str, Callable[[Any], Any]] = {
     "cell": serialize,
     "layer": serialize,
 }
+
+
+_NOT_HELD = ("_executables", "_users", "_weights")
+"""Attributes of a layer that hold neither layers inside it nor weights under another name."""
 
 
 class Layer:
@@ -232,11 +258,14 @@ class Layer:
         cls._computes_mask |= "compute_mask" in own
         cls._tells_output_shape |= "compute_output_shape" in own
         if "call" in own:
+            cls._built_in = next(
+                base for base in cls.__mro__ if getattr(base, "call", None) is Layer.call
+            )
             cls.call_arguments = tuple(inspect.signature(own["call"]).parameters)[1:]
             cls.takes_several = True
             cls.lower = Layer.lower  # type: ignore[method-assign]
             cls.module = cls.__module__
-            if "supports_masking" not in own:
+            if "supports_masking" not in own and cls._built_in is Layer:
                 cls.supports_masking = cls._computes_mask
 
     def _unbuild(self) -> None:
@@ -320,7 +349,7 @@ class Layer:
         """The layers inside this one, by the attribute that holds them: (name, layer or list of layers)."""
         children: list[tuple[str, Layer | list[Layer]]] = []
         for name, value in vars(self).items():
-            held = flatten(value) if name != "_users" else []
+            held = flatten(value) if name not in _NOT_HELD else []
             if held and all(isinstance(one, Layer) for one in held):
                 children.append((name, held[0] if isinstance(value, Layer) else held))
         return children
@@ -378,7 +407,7 @@ class Layer:
             values = self._as_weight(name, next(weights), before.dtype)
             self._weights[name] = changed[id(before)] = values
         for attribute, value in vars(self).items():
-            if attribute != "_weights" and any(id(one) in changed for one in flatten(value)):
+            if attribute not in _NOT_HELD and any(id(one) in changed for one in flatten(value)):
                 vars(self)[attribute] = map_structure(lambda one: changed.get(id(one), one), value)
         for child in self._flat_children():
             child._take_weights(weights)
@@ -438,13 +467,21 @@ class Layer:
 
     _computes_mask: bool = False
     _tells_output_shape: bool = False
+    _built_in: "type[Layer]"
 
-    def call(self, inputs: Nested) -> Nested:
-        """Compute the layer: what a layer of your own defines, over NumPy arrays, with any further arguments.
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the layer: what a layer of your own defines, over NumPy arrays.
 
-        `training` among them is False, and `mask` the mask that the first argument carries or is given.
+        `training` among its arguments is False, and `mask` the mask that the first one carries or is given. In a class
+        that derives from one of `fastrnn.layers`, `super().call` computes that.
         """
-        raise NotImplementedError
+        if type(self).call is Layer.call:
+            return self(*args, **kwargs)
+        if self._built_in is Layer:
+            raise NotImplementedError(f"layer {self.name!r}: {type(self).__name__} has no call")
+        same = object.__new__(self._built_in)
+        same.__dict__ = self.__dict__  # weights, states and plans are those of one layer
+        return same(*args, **kwargs)
 
     def compute_mask(self, inputs: Nested, previous_mask: Nested) -> Nested:
         """Return the output's mask: what a layer of your own may define."""
@@ -662,7 +699,7 @@ class Layer:
         ndarray or tuple of ndarray
         """
         given = {self.call_arguments[0]: x, "mask": mask, **arguments}
-        form = _form(given)
+        form = type(self), _form(given)
         made = self._executables.get(form)
         if made is None:
             builder = Builder()

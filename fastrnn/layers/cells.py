@@ -1,7 +1,7 @@
 """Cells beside Keras's own: stacks of cells, and the cells that users write."""
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -22,7 +22,8 @@ def as_cell(cell: Any, dtype: np.dtype) -> Cell:
     ValueError
         If it has no `call` or no `state_size`.
     """
-    return cell if isinstance(cell, Cell) else UserCell(cell, dtype)
+    built_in = isinstance(cell, Cell) and getattr(type(cell), "call", None) in (None, Layer.call)
+    return cell if built_in else UserCell(cell, dtype)
 
 
 class UserCell(Cell):
@@ -184,8 +185,11 @@ class StackedRNNCells(KerasCell):
         return {**super().get_config(), "cells": [serialize(cell) for cell in self.cells]}
 
     @classmethod
-    def from_config(cls, config: Config) -> Self:
-        cells = [deserialize(cell) if isinstance(cell, dict) else cell for cell in config["cells"]]
+    def from_config(cls, config: Config, custom_objects: Mapping[str, Any] | None = None) -> Self:
+        cells = [
+            deserialize(cell, custom_objects) if isinstance(cell, dict) else cell
+            for cell in config["cells"]
+        ]
         return cls(**{**config, "cells": cells})
 
     @property

@@ -119,8 +119,8 @@ def try_out(compute: Callable[..., Nested], values: Sequence[plan.Value]) -> Nes
     """Return a `Tried` for each result of `compute`, found by calling it on arrays for these values.
 
     Their dtypes are tried first, with float32 for any floating-point numbers and for an unknown one. Where `compute`
-    takes only others, the dtypes of what it returns say nothing, and are not told. An axis whose size is not known before
-    a call is one that follows the unknown sizes of the inputs.
+    takes only others, the dtypes of what it returns say nothing, and are not told. An axis whose size is not known
+    before a call is one that follows the unknown sizes of the inputs.
 
     Raises
     ------

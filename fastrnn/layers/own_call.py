@@ -1,6 +1,7 @@
 """Layers that users write: a `call` over NumPy arrays, as a step of a plan."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def lower(layer: "Layer", builder: plan.Builder, arguments: dict[str, Nested]) -
     shapes = _output_shapes(layer, arguments[first], run, values, builder)
     outputs = map_shapes(builder.value, shapes)
     _add(builder, values, flatten(outputs), run)
-    if not layer.supports_masking:
+    if not layer.supports_masking or not getattr(layer, "return_sequences", True):
         return outputs
     masks = iter(_output_masks(layer, builder, arguments[first]))
     return map_structure(lambda value: replace(value, mask=next(masks, None)), outputs)
@@ -139,11 +140,25 @@ def _try(
         dtype = np.dtype(np.bool_) if is_mask else value.dtype or fallback
         return np.ones([n if size is None else size for size in value.shape], dtype)
 
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), _states_as_they_were(layer):
         try:
             return run(*(ones(value, layer.compute_dtype) for value in values))
         except (TypeError, IndexError):  # as for indices, which cannot be floating-point numbers
             return run(*(ones(value, np.dtype(np.int32)) for value in values))
+
+
+@contextlib.contextmanager
+def _states_as_they_were(layer: "Layer") -> Iterator[None]:
+    """Give the stateful layers within `layer` back the states they had; those built meanwhile, their initial ones."""
+    before = [(one, one.flat_states) for one in layer._stateful_layers()]
+    try:
+        yield
+    finally:
+        for one, states in before:
+            if states is None:
+                one.reset_states()
+            else:
+                one.flat_states = states
 
 
 def map_shapes(function: Callable[[Shape], Any], shapes: Nested) -> Nested:

@@ -1,7 +1,7 @@
 """The base of the recurrent layers: everything that does not depend on the cell."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -220,6 +220,8 @@ class KerasCell(Cell, Layer):
         ValueError
             If a shape or the number of states does not fit.
         """
+        from fastrnn.layers.cells import as_cell
+
         owner = f"cell {self.name!r}"
         if (states is None) == (initial_state is None):
             raise TypeError(f"{owner}: expected its states, as `states` or as `initial_state`")
@@ -230,7 +232,7 @@ class KerasCell(Cell, Layer):
         checked = self.check_states(given, len(x), owner)
         self.build_for(x.shape)
         with np.errstate(all="ignore"):
-            output, new = self.step(x, tuple(checked))
+            output, new = as_cell(self, self.compute_dtype).step(x, tuple(checked))
         returned = as_dtype(self.dtype_policy.compute_dtype)
         with np.errstate(over="ignore"):
             output, *states = [array.astype(returned, copy=False) for array in (output, *new)]
@@ -548,9 +550,9 @@ class RNN(RecurrentLayer):
         return {**config, **{option: getattr(self, option) for option in self.options}}
 
     @classmethod
-    def from_config(cls, config: Config) -> Self:
+    def from_config(cls, config: Config, custom_objects: Mapping[str, Any] | None = None) -> Self:
         if isinstance(config.get("cell"), dict):
-            config = {**config, "cell": deserialize(config["cell"])}
+            config = {**config, "cell": deserialize(config["cell"], custom_objects)}
         return cls(**config)
 
     def build(self, input_shape: Shape) -> None:

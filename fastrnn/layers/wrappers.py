@@ -1,7 +1,7 @@
 """Keras's wrappers: Bidirectional and TimeDistributed."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -18,9 +18,13 @@ from fastrnn.layers.rnn import RNN, RecurrentLayer, StatesLike
 MERGE_MODES = ("sum", "mul", "concat", "ave", None)
 
 
-def _with_layers(config: Config, *keys: str) -> Config:
+def _with_layers(config: Config, custom_objects: Mapping[str, Any] | None, *keys: str) -> Config:
     """Return `config` with the layers that it describes under `keys`."""
-    made = {key: deserialize(config[key]) for key in keys if isinstance(config.get(key), dict)}
+    made = {
+        key: deserialize(config[key], custom_objects)
+        for key in keys
+        if isinstance(config.get(key), dict)
+    }
     return {**config, **made}
 
 
@@ -114,8 +118,8 @@ class Bidirectional(RecurrentLayer):
         return [("forward_layer", self.forward_layer), ("backward_layer", self.backward_layer)]
 
     @classmethod
-    def from_config(cls, config: Config) -> Self:
-        return cls(**_with_layers(config, "layer", "backward_layer"))
+    def from_config(cls, config: Config, custom_objects: Mapping[str, Any] | None = None) -> Self:
+        return cls(**_with_layers(config, custom_objects, "layer", "backward_layer"))
 
     def build(self, input_shape: Shape) -> None:
         for direction in self._directions:
@@ -271,8 +275,8 @@ class TimeDistributed(Layer):
         return [("layer", self.layer)]
 
     @classmethod
-    def from_config(cls, config: Config) -> Self:
-        return cls(**_with_layers(config, "layer"))
+    def from_config(cls, config: Config, custom_objects: Mapping[str, Any] | None = None) -> Self:
+        return cls(**_with_layers(config, custom_objects, "layer"))
 
     def build(self, input_shape: Shape) -> None:
         if not self.layer.built:

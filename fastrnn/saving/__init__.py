@@ -71,13 +71,15 @@ def load_model(
     return model
 
 
-def from_keras(obj: Any) -> "Layer":
+def from_keras(obj: Any, custom_objects: Mapping[str, Any] | None = None) -> "Layer":
     """Take over a model or a single built layer from Keras, with its weights and current states.
 
     Parameters
     ----------
     obj : keras.Model or keras.layers.Layer
         Of Keras 3 or of ``tf_keras``: a Sequential or functional model, or a layer that was built.
+    custom_objects : dict of str to object, optional
+        Your own classes and functions over NumPy arrays, by the names of those that they stand for.
 
     Returns
     -------
@@ -97,7 +99,7 @@ def from_keras(obj: Any) -> "Layer":
         raise ValueError(
             f"{type(obj).__name__} {obj.name!r} is not built: call it once, or build it"
         )
-    spec = read_layer(config, version, _options())
+    spec = read_layer(config, version, _options(), custom_objects)
     built = build(spec)
     keras_objects.copy_weights(obj, built, spec)
     keras_objects.copy_states(obj, built)
