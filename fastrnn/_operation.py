@@ -7,6 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from fastrnn import _trials
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Nested
 from fastrnn.dtypes import as_dtype
@@ -55,6 +56,7 @@ def evaluate(
     function: Callable[..., Nested], args: Sequence[Nested], kwargs: dict[str, Nested]
 ) -> Nested:
     """Return function(*args, **kwargs), of 64 bits a number only where an argument is, or where `dtype` says so."""
+    _trials.charge(function, args, kwargs)
     with np.errstate(all="ignore"):
         result = function(*args, **kwargs)
     if getattr(result, "dtype", np.float64) not in _NARROW:

@@ -768,6 +768,40 @@ def test_reshape(target, batch, core, rng):
     np.testing.assert_array_equal(one_step(core, "Reshape", [x], target), x.reshape(batch, *shape))
     assert one_step(core, "Reshape", [x[:, :, :5].copy()], (3, 4)) is None
     assert one_step(core, "Reshape", [x], (-1, 7)) is None
+    assert one_step(core, "Reshape", [x], (0, 12)) is None
+
+
+def test_sizes_that_no_memory_holds(core):
+    """Their products are no larger than 12 in 64 bits."""
+    x = np.zeros((1, 12), core.DTYPE)
+    for first in (5, 7, 2**32):
+        second = 12 * pow(first, -1, 2**64) % 2**64 if first % 2 else 2**32
+        shape = (first, min(second, 2**63 - 1))
+        assert one_step(core, "Reshape", [x], shape) is None
+    steps = [
+        core.Repeat(2**31, x=0, y=1),
+        core.Reshape((-1,), x=1, y=2),
+        core.Repeat(2**32, x=2, y=3),
+        core.Pool("max", x=3, y=4),
+    ]
+    for last in (3, 4):
+        assert core.Program(5, steps[:last], [0], [last]).run(x) is None
+    kernel = np.zeros((3, 3, 3, 1, 4), core.DTYPE)
+    huge = core.ConvRecurrent(
+        kernel,
+        kernel,
+        None,
+        "tanh",
+        "sigmoid",
+        (1, 1, 1),
+        (2**21, 2**21, 2**21),
+        same=True,
+        channels_first=False,
+        x=0,
+        y=1,
+    )
+    images = np.zeros((1, 1, 2, 2, 2, 1), core.DTYPE)
+    assert core.Program(2, [huge], [0], [1]).run(images) is None
 
 
 @pytest.mark.parametrize("batch", [1, 5, 200])

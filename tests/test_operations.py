@@ -138,5 +138,5 @@ def test_a_function_of_tensorflow_that_is_not_known(tmp_path):
 
 def test_giant_arrays_are_not_tried_out():
     builder = plan.Builder()
-    with pytest.raises(ValueError, match=r"at most \d+ numbers; got shape \(None, 1073741824\)"):
+    with pytest.raises(ValueError, match=r"shape \(2, 1073741824\).*at most \d+ numbers"):
         OPERATIONS["Exp"]().lower_call(builder, [builder.value((None, 1 << 30))], {})

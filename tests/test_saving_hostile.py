@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 import fastrnn
+from fastrnn import _trials
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.saving import archive as archive_module
 from fastrnn.saving import config as config_module
@@ -336,6 +337,72 @@ def test_model_that_declares_more_than_the_file_holds(tmp_path, write_archive):
     command = [sys.executable, "-c", code, str(write_archive(config__json=config))]
     run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert int(run.stdout.split()[0]) < 1000, run.stdout
+
+
+# Operations, which are computed on small arrays when a file is loaded
+
+X = {"class_name": "__keras_tensor__", "config": {"keras_history": ["x", 0, 0]}}
+HUGE = 1 << 40
+COSTLY = {
+    "Arange": ([], {"start": 0.0, "stop": 1.0, "step": 1e-15, "dtype": X}),
+    "ArraySplit": ([X], {"indices_or_sections": 10**8, "axis": -1}),
+    "BroadcastTo": ([X], {"shape": [1 << 20, 1 << 20, 2, 4, 2]}),
+    "Diff": ([X], {"n": 10**8}),
+    "Dot": ([X, [[0.0] * 9000] * 2], {}),
+    "Einsum": (["abc,def,ghi,jkl->", *[X] * 4], {}),
+    "ExtractSequences": ([X], {"sequence_length": HUGE, "sequence_stride": 1}),
+    "Full": ([[HUGE], X], {}),
+    "GetItem": ([X, [[0] * 100, [[0]] * 100]], {}),
+    "Kron": ([X, [[0.0] * 100] * 100], {}),
+    "Linspace": ([X, X], {"num": HUGE}),
+    "Matmul": ([[[0.0] * 4] * 20_000, X], {}),
+    "Meshgrid": ([[0.0] * 100, [0.0] * 100, X], {}),
+    "MultiHot": ([X], {"num_classes": HUGE}),
+    "OneHot": ([X], {"num_classes": HUGE}),
+    "Outer": ([X, [0.0] * 10_000], {}),
+    "Pad": ([X], {"pad_width": [[0, 0], [0, HUGE], [0, 0]]}),
+    "Quantile": ([X, [0.5] * 10_000], {}),
+    "Repeat": ([X], {"repeats": HUGE, "axis": 1}),
+    "Scatter": ([[[0]], X], {"shape": [HUGE]}),
+    "Stack": ([[X] * 10_000], {"axis": 1}),
+    "Take": ([X, [0] * 50_000], {"axis": 1}),
+    "Tensordot": ([X, [0.0] * 10_000], {"axes": 0}),
+    "Tile": ([X], {"repeats": [1, HUGE, 1]}),
+    "Where": ([X, [[[[0.0]]]] * 100, [[[[[0.0]]]]] * 100], {}),
+}
+
+
+def operation_config(*calls):
+    """A functional model of one input (None, 4, 2) and operations, each (class's name, args, kwargs), called on it."""
+
+    def layer(module, class_name, name, config, nodes):
+        config = {"name": name, **config}
+        described = {"module": module, "class_name": class_name, "config": config, "name": name}
+        return {**described, "inbound_nodes": nodes}
+
+    shape = {"batch_shape": [None, 4, FEATURES], "dtype": "float32"}
+    layers = [layer("keras.layers", "InputLayer", "x", shape, [])]
+    for i, (class_name, args, kwargs) in enumerate(calls):
+        node = {"args": args, "kwargs": kwargs}
+        layers.append(layer("keras.src.ops.numpy", class_name, f"op{i}", {}, [node]))
+    ends = {"input_layers": [["x", 0, 0]], "output_layers": [[f"op{len(calls) - 1}", 0, 0]]}
+    config = {"name": "model", "trainable": True, "layers": layers, **ends}
+    return {"module": "keras", "class_name": "Functional", "config": config}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_operations_that_would_cost_too_much(name, with_config, monkeypatch):
+    args, kwargs = COSTLY[name]
+    monkeypatch.setattr(_trials, "MOST_NUMBERS", 100_000)
+    with pytest.raises(ModelFormatError, match=r"operation 'op0':.* at most 100000 numbers"):
+        fastrnn.load_model(with_config(operation_config((name, args, kwargs))))
+
+
+def test_many_operations_that_cost_too_much_together(with_config, monkeypatch):
+    calls = [("Tile", [X], {"repeats": [1, 5000, 1]})] * 100
+    monkeypatch.setattr(_trials, "MOST_IN_ALL", 10**7)
+    with pytest.raises(ModelFormatError, match="give at most 10000000 numbers in all"):
+        fastrnn.load_model(with_config(operation_config(*calls)))
 
 
 # Zip archives

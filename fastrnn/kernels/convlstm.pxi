@@ -418,11 +418,17 @@ cdef bint infer_conv_recurrence(const void* pointer, Shape* shapes) noexcept nog
     cdef Py_ssize_t dims[SPACE + 2]      # of y with the steps; from the second on, of a state
     cdef Py_ssize_t channels
     cdef int number, axis, ndim = layer.rank + 1
+    cdef double bytes_inside
     if x.ndim != ndim + 1 or x.dims[0] < 1:
         return False
     image_sizes(layer, x.dims + 1, sizes, &channels)
     output_sizes(layer, sizes, out)
     if channels != layer.cell.features or out[0] < 1 or out[1] < 1 or out[2] < 1:
+        return False
+    bytes_inside = <double>channels * sizeof(real)
+    for axis in range(SPACE):
+        bytes_inside *= (out[axis] - 1) * layer.strides[axis] + window_of(layer, axis)
+    if bytes_inside > MOST_BYTES:
         return False
     if layer.mask != NONE and (shapes[layer.mask].ndim != 1 or shapes[layer.mask].dims[0] != x.dims[0]):
         return False

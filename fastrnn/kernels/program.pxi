@@ -12,6 +12,8 @@ from openmp cimport omp_get_wtime
 cdef enum:
     MAX_DIMS = 8
 
+cdef double MOST_BYTES = 2.0 ** 60
+
 cdef struct Shape:
     # One row's shape in one buffer, without the batch axis.
     int ndim
@@ -557,7 +559,8 @@ cdef class Program:
         cdef int number
         for number in range(self.n_buffers):
             outside[number] = NULL
-            shapes[number].size = 0
+            shapes[number].ndim = 0
+            shapes[number].size = shapes[number].item = 0
         if not isinstance(arrays, tuple):
             arrays = (arrays,)
         if len(<tuple>arrays) != self.n_inputs:
@@ -575,6 +578,8 @@ cdef class Program:
             if self.operations[number].limit and not self.indices_fit(
                     &self.operations[number], batch, shapes, outside):
                 return None
+        if not self.sizes_fit(batch, shapes):
+            return None
         if len(self.outputs) == 1:
             results = self.allocate(self.outputs[0], batch, shapes, outside)
         else:
@@ -582,6 +587,17 @@ cdef class Program:
         if batch:
             self.execute(batch, shapes, outside)
         return results
+
+    cdef bint sizes_fit(self, Py_ssize_t batch, const Shape* shapes) noexcept nogil:
+        """Whether the sizes of all buffers, which a model's options may make as large as they like, can be told."""
+        cdef double total = 0, size
+        cdef int number, axis
+        for number in range(self.n_buffers):
+            size = <double>batch * shapes[number].item
+            for axis in range(shapes[number].ndim):
+                size *= shapes[number].dims[axis]
+            total += size
+        return total < MOST_BYTES
 
     cdef bint indices_fit(
         self, const Operation* operation, Py_ssize_t batch, const Shape* shapes, char** outside,

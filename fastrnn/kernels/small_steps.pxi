@@ -208,9 +208,9 @@ cdef bint infer_reshape(const void* pointer, Shape* shapes) noexcept nogil:
     cdef Py_ssize_t size = shapes[layer.x].size, known = 1
     cdef int axis
     for axis in range(layer.ndim):
-        known *= 1 if layer.dims[axis] < 0 else layer.dims[axis]
-    if known == 0:
-        return False
+        if layer.dims[axis] == 0 or known > max(size, 1) // max(layer.dims[axis], 1):
+            return False
+        known *= max(layer.dims[axis], 1)
     y[0] = shapes[layer.x]
     y.ndim = layer.ndim
     y.size = 1
@@ -245,10 +245,10 @@ cdef class Reshape(Step):
 
 cdef bint infer_repeat(const void* pointer, Shape* shapes) noexcept nogil:
     cdef const Arrangement* layer = <const Arrangement*>pointer
-    cdef Py_ssize_t dims[2]
-    dims[0], dims[1] = layer.dims[0], shapes[layer.x].dims[0]
-    set_shape(&shapes[layer.y], 2, dims, dims[1])
-    return shapes[layer.x].ndim == 1
+    if shapes[layer.x].ndim != 1:
+        return False
+    set_shape(&shapes[layer.y], 2, layer.dims, shapes[layer.x].dims[0])
+    return True
 
 
 cdef void run_repeat(

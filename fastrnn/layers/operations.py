@@ -8,14 +8,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 import fastrnn.ops  # noqa: F401  # which fills the table
-from fastrnn import _operation, plan
+from fastrnn import _operation, _trials, plan
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Nested, Shape
 from fastrnn.dtypes import is_floating, is_half, widened
@@ -25,8 +24,6 @@ _TRIED_DTYPES = (np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.bool_))
 _TRIED_BATCHES = (2, 3)
 _TRIED_SIZES = (12, 24)
 """For the other unknown axes: they have many divisors, as an operation may cut such an axis into equal parts."""
-_MOST_TRIED = 1 << 27
-"""Numbers in an array of which a file's operation is tried out, which no real model comes near."""
 
 
 class Operation(Layer):
@@ -77,7 +74,11 @@ class Operation(Layer):
             )
             return _operation.evaluate(type(self).function, args, kwargs)
 
-        results = try_out(compute, values)
+        try:
+            with _trials.limited():
+                results = try_out(compute, values)
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"operation {self.name!r}: {error}") from error
         half = None
         if not _operation.asks_for_dtype(type(self).function, *arguments):
             half = _half_of([getattr(leaf, "dtype", None) for leaf in flatten(arguments)])
@@ -125,7 +126,7 @@ def try_out(compute: Callable[..., Nested], values: Sequence[plan.Value]) -> Nes
     Raises
     ------
     TypeError, ValueError, IndexError
-        What `compute` raises for arrays of every dtype.
+        What `compute` raises for arrays of every dtype; or it would cost more than `fastrnn._trials` lets it.
     """
     shapes = [value.shape for value in values]
     known = [
@@ -156,9 +157,8 @@ def _any_array(shape: Shape, batch: int, other: int, dtype: DTypeLike) -> np.nda
     sizes = [
         size if size is not None else other if axis else batch for axis, size in enumerate(shape)
     ]
-    if prod(sizes) > _MOST_TRIED:
-        raise ValueError(f"expected an array of at most {_MOST_TRIED} numbers; got shape {shape}")
-    return (np.random.default_rng(0).random(sizes) + 0.5).astype(dtype)
+    _trials.charge_array(sizes)
+    return (np.random.default_rng(0).random(sizes, np.float32) + np.float32(0.5)).astype(dtype)
 
 
 def _what_is_known(small: Nested, large: Nested, not_known: set[int], told: bool) -> Nested:

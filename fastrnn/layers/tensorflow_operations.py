@@ -42,8 +42,8 @@ def _getitem(tensor: Any, slice_spec: Any) -> Any:
 
 
 def _matmul(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> Any:
-    a = np.swapaxes(a, -1, -2) if transpose_a else a
-    return np.matmul(a, np.swapaxes(b, -1, -2) if transpose_b else b)
+    a = ops.swapaxes(a, -1, -2) if transpose_a else a
+    return ops.matmul(a, ops.swapaxes(b, -1, -2) if transpose_b else b)
 
 
 def _split(value: Any, num_or_size_splits: Any, axis: int = 0) -> list[Any]:
@@ -97,7 +97,7 @@ def _one_hot(
     dtype: Any = None,
 ) -> Any:
     chosen = ops.one_hot(indices, depth, axis, dtype)
-    return np.where(chosen != 0, on_value, off_value).astype(chosen.dtype)
+    return ops.where(chosen != 0, on_value, off_value).astype(chosen.dtype)
 
 
 _BINARY = {
@@ -216,7 +216,7 @@ _RENAMED: dict[str, tuple[Callable[..., Any], str]] = {
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: _in_words_of_tensorflow(*one) for name, one in _RENAMED.items()},
-    "add_n": lambda inputs: functools.reduce(np.add, inputs),
+    "add_n": lambda inputs: functools.reduce(ops.add, inputs),
     "argmax": lambda input, axis=0: ops.argmax(input, axis),
     "argmin": lambda input, axis=0: ops.argmin(input, axis),
     "cumsum": _cumsum,
@@ -230,7 +230,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "pad": _pad,
     "slice": _slice,
     "split": _split,
-    "squared_difference": lambda x, y: np.square(np.subtract(x, y)),
+    "squared_difference": lambda x, y: ops.square(ops.subtract(x, y)),
     "transpose": _transpose,
 }
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, overload
 
+from fastrnn import _trials
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.saving.spec import LayerSpec, ModelSpec
 
@@ -18,13 +19,14 @@ def build(spec: LayerSpec | ModelSpec) -> "Layer":
     """Build a model or a layer; what its constructors refuse is an error of the file.
 
     The weights start as zeros, which take no memory before they are written: a file that declares
-    a giant model and does not hold its weights is found out when the weights are looked for.
+    a giant model and does not hold its weights is found out when the weights are looked for. What
+    the operations among the layers compute, to learn their shapes, is limited.
     """
     from fastrnn import model
     from fastrnn.layers.base import weights_come_later
 
     try:
-        with weights_come_later():
+        with weights_come_later(), _trials.limited():
             if isinstance(spec, ModelSpec):
                 return model.model_from_spec(spec)
             layer = model.layer_from_spec(spec)
