@@ -14,52 +14,83 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.configurations import CONFIGURATIONS, Configuration
+from benchmarks import machine, oracle
+from benchmarks.configurations import DESIGN, MODELS, Configuration
+from benchmarks.draw import DRAWN
+from benchmarks.limits import limit
+from benchmarks.machine import Machine
 from benchmarks.peers import ENGINES, Fastrnn
 from benchmarks.worker import Worker, WorkerError
 
 TOLERANCE = 1e-5
+REDUCED_TOLERANCE = 0.05
 README = Path(__file__).parents[1] / "README.md"
 README_START, README_END = "<!-- bench:start -->", "<!-- bench:end -->"
 RATIO = "best peer / fastrnn"
+FRACTION = "of the limit"
+ERROR = "error (peers')"
+ROWS = {"design": DESIGN, "models": MODELS, "draw": DRAWN}
+REDUCED = {name for name, engine in ENGINES.items() if engine.reduced}
+# What the start of a run expects of a peer: seconds to build a model, and its time over the machine's limit.
+BUILD_SECONDS = 1.5
+TIMES_LIMIT = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What an engine gets for a row: at least so many seconds and calls, spread over rounds."""
+    """What an engine gets for a row: at least so many seconds and calls, spread over rounds.
+
+    After `cap` seconds it has had enough, even if it had a single call.
+    """
 
     seconds: float
     calls: int
     rounds: int
+    cap: float
+
+    def expected_seconds(self, call: float) -> float:
+        """How long an engine takes for a row if a call takes `call` seconds, without building its model."""
+        timed = max(call, self.seconds, min(self.cap, self.calls * call))
+        # The first output and a warm-up a round.
+        return timed + call * (
+            1 + min(self.rounds, max(1, self.cap // call) if call else self.rounds)
+        )
 
 
-FULL = Budget(seconds=0.3, calls=20, rounds=5)
-QUICK = Budget(seconds=0.04, calls=4, rounds=2)
+FULL = Budget(seconds=0.3, calls=20, rounds=5, cap=3)
+QUICK = Budget(seconds=0.04, calls=4, rounds=2, cap=0.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Times of a call in microseconds, and the largest difference from the engines' median."""
+    """Times of a call in microseconds, and the largest error as a part of the largest output."""
 
     median: float
     minimum: float
     calls: int
-    deviation: float
+    error: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What the engines took for one configuration and number of threads."""
+    """What the engines took for one configuration and number of threads; `limit` is the machine's, in microseconds."""
 
     configuration: Configuration
     threads: int
     timings: dict[str, Timing]
     failures: dict[str, str]
+    limit: float
+
+    @property
+    def peers(self) -> list[str]:
+        """The engines that fastrnn is compared with: those in float32."""
+        return [name for name in self.timings if name != Fastrnn.name and name not in REDUCED]
 
     def best_peer(self, statistic: str = "median") -> str | None:
         """The peer with the lowest `statistic`, "median" or "minimum"."""
-        peers = [name for name in self.timings if name != Fastrnn.name]
-        return min(peers, key=lambda name: getattr(self.timings[name], statistic), default=None)
+        return min(
+            self.peers, key=lambda name: getattr(self.timings[name], statistic), default=None
+        )
 
     def ratio(self, statistic: str = "median") -> float | None:
         """The best peer's `statistic` over fastrnn's; None when either is missing."""
@@ -69,77 +100,91 @@ class Row:
         peers, own = (getattr(self.timings[name], statistic) for name in (peer, Fastrnn.name))
         return peers / own
 
+    def fraction(self, statistic: str = "median") -> float | None:
+        """The machine's limit over fastrnn's `statistic`; None when fastrnn was not timed."""
+        own = self.timings.get(Fastrnn.name)
+        return self.limit / getattr(own, statistic) if own else None
+
+    def least_error(self) -> float | None:
+        """The smallest error of a peer."""
+        return min((self.timings[name].error for name in self.peers), default=None)
+
 
 def measure_row(
-    workers: Sequence[Worker], configuration: Configuration, threads: int, budget: Budget
+    workers: Sequence[Worker],
+    configuration: Configuration,
+    threads: int,
+    budget: Budget,
+    expected: np.ndarray,
+    limit: float,
 ) -> Row:
-    """Check that the engines agree on the output, then let them take turns.
+    """Check the engines' outputs, then let them take turns.
 
-    An engine that fails, or is further than 1e-5 from the median of all outputs, is not timed.
+    An engine that fails, or is further than 1e-5 of the largest output from what is `expected`, is not timed.
     """
     failures: dict[str, str] = {}
-    outputs: dict[str, np.ndarray] = {}
+    errors: dict[str, float] = {}
     for worker in workers:
         try:
-            outputs[worker.engine] = worker.prepare(configuration)
+            y = worker.prepare(configuration)
         except WorkerError as error:
             failures[worker.engine] = str(error)
-    deviations = _deviations(outputs)
-    for engine, deviation in deviations.items():
-        if not deviation <= TOLERANCE:
-            failures[engine] = f"{engine} differs by {deviation:.1e} from the engines' median"
+            continue
+        if y.shape != expected.shape:
+            failures[worker.engine] = f"{worker.engine} gives {y.shape}, not {expected.shape}"
+            continue
+        errors[worker.engine] = oracle.error(y, expected)
+        tolerance = REDUCED_TOLERANCE if worker.engine in REDUCED else TOLERANCE
+        if not errors[worker.engine] <= tolerance:
+            failures[worker.engine] = (
+                f"{worker.engine} is {errors[worker.engine]:.1e} of the output's scale off the oracle "
+                f"in {configuration.name}"
+            )
 
     samples: dict[str, list[tuple[float, int]]] = {}
     for turn in range(budget.rounds):
         first = turn % len(workers)
         for worker in (*workers[first:], *workers[:first]):
-            if worker.engine in failures:
+            own = samples.setdefault(worker.engine, [])
+            spent = sum(seconds * calls for seconds, calls in own)
+            if worker.engine in failures or spent >= budget.cap:
                 continue
             try:
-                samples.setdefault(worker.engine, []).extend(
-                    worker.measure(
-                        budget.seconds / budget.rounds, -(-budget.calls // budget.rounds)
-                    )
+                own += worker.measure(
+                    budget.seconds / budget.rounds,
+                    -(-budget.calls // budget.rounds),
+                    budget.cap / budget.rounds,
                 )
             except WorkerError as error:
                 failures[worker.engine] = str(error)
     timings = {
-        worker.engine: _timing(samples[worker.engine], deviations[worker.engine])
+        worker.engine: _timing(samples[worker.engine], errors[worker.engine])
         for worker in workers
         if worker.engine not in failures
     }
-    return Row(configuration, threads, timings, failures)
+    return Row(configuration, threads, timings, failures, 1e6 * limit)
 
 
-def _deviations(outputs: dict[str, np.ndarray]) -> dict[str, float]:
-    shapes = {name: y.shape for name, y in outputs.items()}
-    if len(set(shapes.values())) > 1:
-        raise WorkerError(f"the engines' outputs differ in shape: {shapes}")
-    if not outputs:
-        return {}
-    reference = np.nanmedian(list(outputs.values()), axis=0)
-    return {name: float(np.abs(y - reference).max()) for name, y in outputs.items()}
-
-
-def _timing(samples: list[tuple[float, int]], deviation: float) -> Timing:
+def _timing(samples: list[tuple[float, int]], error: float) -> Timing:
     microseconds = [1e6 * seconds for seconds, _ in samples]
     return Timing(
         median=statistics.median(microseconds),
         minimum=min(microseconds),
         calls=sum(calls for _, calls in samples),
-        deviation=deviation,
+        error=error,
     )
 
 
 def run(
     configurations: Sequence[Configuration],
-    threads: Sequence[int],
+    machines: Sequence[Machine],
     engines: Sequence[str],
     budget: Budget,
     versions: dict[str, str],
 ) -> Iterator[Row]:
-    """Yield a row a configuration and number of threads; `versions` is filled with the engines'."""
-    for count in threads:
+    """Yield a row a configuration and machine, which says how many threads; fill `versions` with the engines'."""
+    for limits in machines:
+        count = limits.threads
         with ExitStack() as stack:
             workers = [Worker(engine, count) for engine in engines]
             for worker in workers:
@@ -147,10 +192,35 @@ def run(
             versions.update({worker.engine: worker.describe() for worker in workers})
             for configuration in configurations:
                 able = [one for one in workers if ENGINES[one.engine].runs(configuration)]
-                yield measure_row(able, configuration, count, budget)
+                yield measure_row(
+                    able,
+                    configuration,
+                    count,
+                    budget,
+                    oracle.expected(configuration),
+                    limit(configuration, limits),
+                )
 
 
-def machine() -> dict[str, str | int]:
+def expected_seconds(
+    configurations: Sequence[Configuration],
+    machines: Sequence[Machine],
+    engines: Sequence[str],
+    budget: Budget,
+) -> float:
+    """Roughly how long `run` will take."""
+    able = [
+        (configuration, sum(ENGINES[name].runs(configuration) for name in engines))
+        for configuration in configurations
+    ]
+    return sum(
+        count * (BUILD_SECONDS + budget.expected_seconds(TIMES_LIMIT * limit(configuration, one)))
+        for configuration, count in able
+        for one in machines
+    )
+
+
+def system() -> dict[str, str | int]:
     """The CPU's name, the CPUs this process may use, the kernel and Python's version."""
     names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return {
@@ -164,21 +234,24 @@ def machine() -> dict[str, str | int]:
 class Table:
     """The rows as text: a line a row, columns aligned as they come, or Markdown."""
 
-    def __init__(self, engines: Sequence[str]) -> None:
+    def __init__(self, engines: Sequence[str], configurations: Sequence[Configuration]) -> None:
         self._engines = engines
-        self.header = ["layers, batch, timesteps", "threads", *engines, RATIO]
-        longest = max(len(configuration.name) for configuration in CONFIGURATIONS)
-        self._widths = [longest, 7, *(max(len(name), 15) for name in engines), len(RATIO)]
+        self.header = ["layers, batch, timesteps", "threads", *engines, RATIO, FRACTION, ERROR]
+        longest = max(len(text) for text in (self.header[0], *(one.name for one in configurations)))
+        times = (max(len(name), 15) for name in engines)
+        self._widths = [longest, 7, *times, len(RATIO), len(FRACTION), 17]
 
     def cells(self, row: Row) -> list[str]:
-        """Name, threads, median (minimum) of each engine, ratio of medians (of minima)."""
+        """Name, threads, median (minimum) of each engine, ratio of medians (of minima), and so on."""
         times = [
             f"{_digits(timing.median)} ({_digits(timing.minimum)})" if timing else "-"
             for timing in map(row.timings.get, self._engines)
         ]
-        ratios = row.ratio(), row.ratio("minimum")
-        ratio = "-" if None in ratios else "{:.2f} ({:.2f})".format(*ratios)
-        return [row.configuration.name, str(row.threads), *times, ratio]
+        ratio = _pair("{:.2f}", row.ratio(), row.ratio("minimum"))
+        fraction = _pair("{:.0%}", row.fraction(), row.fraction("minimum"))
+        own = row.timings.get(Fastrnn.name)
+        error = _pair("{:.1e}", own and own.error, row.least_error())
+        return [row.configuration.name, str(row.threads), *times, ratio, fraction, error]
 
     def line(self, cells: Sequence[str]) -> str:
         """One line of the text table."""
@@ -189,6 +262,11 @@ class Table:
         """The whole table for a README."""
         lines = [self.header, ["---"] + ["---:"] * (len(self.header) - 1), *map(self.cells, rows)]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _pair(form: str, first: float | None, second: float | None) -> str:
+    one, other = ("-" if number is None else form.format(number) for number in (first, second))
+    return "-" if first is None else f"{one} ({other})"
 
 
 def _digits(microseconds: float) -> str:
@@ -211,10 +289,11 @@ def summary(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def report(rows: Sequence[Row], versions: dict[str, str]) -> dict:
+def report(rows: Sequence[Row], machines: Sequence[Machine], versions: dict[str, str]) -> dict:
     """Everything measured, as JSON takes it; times in microseconds."""
     return {
-        "machine": machine(),
+        "system": system(),
+        "machines": [dataclasses.asdict(one) for one in machines],
         "versions": versions,
         "rows": [
             {
@@ -223,6 +302,8 @@ def report(rows: Sequence[Row], versions: dict[str, str]) -> dict:
                 "best_peer": row.best_peer(),
                 "ratio": row.ratio(),
                 "minimum_ratio": row.ratio("minimum"),
+                "fraction": row.fraction(),
+                "minimum_fraction": row.fraction("minimum"),
             }
             for row in rows
         ],
@@ -235,7 +316,7 @@ def write_readme(table: str, versions: dict[str, str], command: str) -> None:
     start, end = text.find(README_START), text.find(README_END)
     if not -1 < start < end:
         raise SystemExit(f"{README} lacks {README_START} followed by {README_END}")
-    facts = machine()
+    facts = system()
     preface = (
         f"Median (minimum) of a call in microseconds, float32, measured by `{command}` on "
         f"{facts['cpu']} ({facts['cpus']} CPUs), Python {facts['python']}; "
@@ -280,6 +361,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=list(ENGINES),
         help=f"by default all that are installed: {','.join(ENGINES)}",
     )
+    parser.add_argument(
+        "--rows", choices=[*ROWS, "all"], default="all", help="which table, by default all"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write everything measured")
     parser.add_argument("--readme", action="store_true", help="put the table into README.md")
@@ -289,9 +373,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; 1 when an engine failed or gave another output than the others."""
     options = parse_arguments(arguments)
+    chosen = sum(ROWS.values(), ()) if options.rows == "all" else ROWS[options.rows]
     configurations = [
         configuration
-        for configuration in CONFIGURATIONS
+        for configuration in chosen
         if options.only is None or options.only.search(configuration.name)
     ]
     if not configurations:
@@ -306,15 +391,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not engines:
         raise SystemExit("none of the engines is installed")
 
-    print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    budget = QUICK if options.quick else FULL
+    machines = [machine.measure(count) for count in options.threads]
+    print(", ".join(f"{key} {value}" for key, value in system().items()))
+    print("\n".join(line for one in machines for line in one.lines()))
+    minutes = expected_seconds(configurations, machines, engines, budget) / 60
+    print(
+        f"{len(configurations)} rows, {len(engines)} engines, threads {options.threads}: "
+        f"some {max(1, minutes):.0f} minutes"
+    )
     print("median (minimum) of a call in microseconds; each engine alone, by turns")
-    table = Table(engines)
+    table = Table(engines, configurations)
     print(table.line(table.header))
     versions: dict[str, str] = {}
     rows = []
-    budget = QUICK if options.quick else FULL
     try:
-        for row in run(configurations, options.threads, engines, budget, versions):
+        for row in run(configurations, machines, engines, budget, versions):
             rows.append(row)
             print(table.line(table.cells(row)), flush=True)
     except WorkerError as error:
@@ -325,7 +417,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n".join(failures), file=sys.stderr, end="\n" if failures else "")
 
     if options.json:
-        options.json.write_text(json.dumps(report(rows, versions), indent=1) + "\n")
+        options.json.write_text(json.dumps(report(rows, machines, versions), indent=1) + "\n")
     if options.readme:
         command = " ".join(["python -m benchmarks.compare", *(arguments or sys.argv[1:])])
         write_readme(table.markdown(rows), versions, command)

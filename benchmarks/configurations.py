@@ -171,7 +171,7 @@ def bidirectional(
     return Configuration((Recurrent(cell, units, bidirectional=True),), features, batch, timesteps)
 
 
-CONFIGURATIONS = (
+DESIGN = (
     Configuration((Recurrent("rnn", 2, return_sequences=False), Dense(1)), 1, 1, 12),
     single("rnn", 1, 2, 1, 12),
     single("rnn", 32, 128, 1, 100),
@@ -185,6 +185,9 @@ CONFIGURATIONS = (
     single("lstm", 256, 512, 64, 50),
     single("gru", 32, 64, 1, 100),
     single("gru", 64, 128, 32, 100),
+)
+
+MODELS = (
     bidirectional("lstm", 32, 64, 1, 100),
     bidirectional("lstm", 64, 128, 1, 100),
     bidirectional("lstm", 64, 256, 1, 100),

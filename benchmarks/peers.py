@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import io
 import os
+import shutil
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -45,6 +46,8 @@ class Engine(abc.ABC):
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
+    reduced: ClassVar[bool] = False
+    """Whether it computes in less than float32: then its times are shown, and not compared."""
 
     @classmethod
     def missing(cls) -> list[str]:
@@ -132,15 +135,51 @@ class OnnxRuntime(Engine):
             session.run_with_iobinding(binding)
             return result
 
-        last = configuration.layers[-1]
+        return Prepared(call, lambda value: onnx_output(configuration, value.numpy()))
 
-        def to_numpy(value):
-            y = value.numpy()
-            if isinstance(last, Recurrent):
-                y = np.moveaxis(y, -3, -2).reshape(*y.shape[:-3], y.shape[-2], last.width)
-            return batch_first(y)
 
-        return Prepared(call, to_numpy)
+class OpenVino(Engine):
+    """OpenVINO, given the ONNX model, whose time-major layout its plugin keeps; one stream, so one call at a time."""
+
+    name = "OpenVINO"
+    packages = ("openvino", "onnx")
+    precision: ClassVar[str] = "f32"
+
+    @classmethod
+    def runs(cls, configuration: Configuration) -> bool:
+        return not any(isinstance(layer, ConvLSTM) for layer in configuration.layers)
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        import openvino
+
+        self._core = openvino.Core()
+        self._openvino = openvino
+        self._settings = {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+
+    def prepare(self, configuration, parameters, x):
+        model = self._core.read_model(onnx_model(configuration, parameters).SerializeToString())
+        request = self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+        request.set_input_tensor(self._openvino.Tensor(time_major(x)))
+
+        def call():
+            request.infer()
+            return request.get_output_tensor()
+
+        return Prepared(call, lambda tensor: onnx_output(configuration, tensor.data))
+
+
+class OpenVinoBfloat16(OpenVino):
+    """OpenVINO in bfloat16, its default on CPUs that have it."""
+
+    name = "OpenVINO bf16"
+    precision = "bf16"
+    reduced = True
 
 
 class Torch(Engine):
@@ -169,14 +208,21 @@ class Torch(Engine):
             width = layer.width
         inputs = torch.from_numpy(time_major(x))
 
-        @torch.inference_mode()
-        def call():
-            values = inputs
+        def forward(values):
             for stage in stages:
                 values = stage(values)
             return values
 
+        run = self._compiled(forward)
+
+        @torch.inference_mode()
+        def call():
+            return run(inputs)
+
         return Prepared(call, lambda value: batch_first(value.numpy()))
+
+    def _compiled(self, forward):
+        return forward
 
     def _stage(self, layer: Layer, width: int, weights: list[np.ndarray]):
         nn = self._torch.nn
@@ -207,46 +253,112 @@ class Torch(Engine):
         return module.eval()
 
 
-class KerasJit(Engine):
-    """Keras on JAX, its model compiled by ``jax.jit``.
+class TorchCompile(Torch):
+    """PyTorch's own layers under ``torch.compile``, which needs a C++ compiler."""
 
-    Weights are constants of the compiled function: 1.7 us a call less than as arguments.
-    JAX has no setting for threads: it takes as many as the process's CPU affinity allows.
-    """
+    name = "torch.compile"
 
-    name = "Keras jit"
-    packages = ("keras", "jax")
+    @classmethod
+    def missing(cls) -> list[str]:
+        compiler = os.environ.get("CXX", "g++")
+        return super().missing() + ([] if shutil.which(compiler) else [compiler])
+
+    def _compiled(self, forward):
+        self._torch._dynamo.reset()
+        return self._torch.compile(forward, dynamic=False)
+
+
+class Keras(Engine):
+    """Keras as its users call it: ``model.predict_on_batch(x)``."""
+
+    backend: ClassVar[str]
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
-        os.environ["KERAS_BACKEND"] = "jax"
-        import jax
+        os.environ["KERAS_BACKEND"] = self.backend
         import keras
 
-        self._jax = jax
         self._keras = keras
-
-    def prepare(self, configuration, parameters, x):
-        model = keras_style_model(self._keras, configuration, parameters)
-        trainable = [variable.value for variable in model.trainable_variables]
-        rest = [variable.value for variable in model.non_trainable_variables]
-        compiled = self._jax.jit(lambda inputs: model.stateless_call(trainable, rest, inputs)[0])
-        inputs = self._jax.device_put(x)
-        return Prepared(lambda: compiled(inputs).block_until_ready(), np.asarray)
-
-
-class KerasPredict(KerasJit):
-    """Keras on JAX as its users call it: ``model.predict_on_batch(x)``."""
-
-    name = "Keras predict"
 
     def prepare(self, configuration, parameters, x):
         model = keras_style_model(self._keras, configuration, parameters)
         return Prepared(lambda: model.predict_on_batch(x), np.asarray)
 
 
+class KerasPredict(Keras):
+    """Keras on JAX, which has no setting for threads: it takes as many as the CPU affinity allows."""
+
+    name = "Keras predict"
+    packages = ("keras", "jax")
+    backend = "jax"
+
+
+class KerasJit(KerasPredict):
+    """Keras on JAX, its model compiled by ``jax.jit``.
+
+    Weights are constants of the compiled function: 1.7 us a call less than as arguments.
+    """
+
+    name = "Keras jit"
+
+    def prepare(self, configuration, parameters, x):
+        import jax
+
+        model = keras_style_model(self._keras, configuration, parameters)
+        trainable = [variable.value for variable in model.trainable_variables]
+        rest = [variable.value for variable in model.non_trainable_variables]
+        compiled = jax.jit(lambda inputs: model.stateless_call(trainable, rest, inputs)[0])
+        inputs = jax.device_put(x)
+        return Prepared(lambda: compiled(inputs).block_until_ready(), np.asarray)
+
+
+class TensorFlowPredict(Keras):
+    """Keras on TensorFlow."""
+
+    name = "TF predict"
+    packages = ("keras", "tensorflow")
+    backend = "tensorflow"
+
+    def __init__(self, threads: int) -> None:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        import tensorflow
+
+        self._tensorflow = tensorflow
+        tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+        super().__init__(threads)
+
+    def describe(self):
+        return f"keras {self._keras.__version__}, tensorflow {self._tensorflow.__version__}"
+
+
+class TensorFlowFunction(TensorFlowPredict):
+    """Keras on TensorFlow, its model a ``tf.function`` of one input shape."""
+
+    name = "TF function"
+
+    def prepare(self, configuration, parameters, x):
+        model = keras_style_model(self._keras, configuration, parameters)
+        inputs = self._tensorflow.constant(x)
+        traced = self._tensorflow.function(lambda values: model(values, training=False))
+        run = traced.get_concrete_function(inputs)
+        return Prepared(lambda: run(inputs), np.asarray)
+
+
 ENGINES: dict[str, type[Engine]] = {
-    engine.name: engine for engine in (Fastrnn, OnnxRuntime, Torch, KerasJit, KerasPredict)
+    engine.name: engine
+    for engine in (
+        Fastrnn,
+        OnnxRuntime,
+        OpenVino,
+        OpenVinoBfloat16,
+        Torch,
+        TorchCompile,
+        KerasJit,
+        KerasPredict,
+        TensorFlowFunction,
+        TensorFlowPredict,
+    )
 }
 
 
@@ -258,6 +370,14 @@ def time_major(x: np.ndarray) -> np.ndarray:
 def batch_first(y: np.ndarray) -> np.ndarray:
     """View a time-major sequence as (batch, timesteps, units); a last output is batch first."""
     return y.swapaxes(0, 1) if y.ndim == 3 else y
+
+
+def onnx_output(configuration: Configuration, y: np.ndarray) -> np.ndarray:
+    """Turn what `onnx_model` gives, with an axis of directions after a recurrent layer, into Keras's layout."""
+    last = configuration.layers[-1]
+    if isinstance(last, Recurrent):
+        y = np.moveaxis(y, -3, -2).reshape(*y.shape[:-3], y.shape[-2], last.width)
+    return batch_first(y)
 
 
 def keras_style_model(package, configuration: Configuration, parameters: list[list[np.ndarray]]):

@@ -4,14 +4,14 @@ import os
 
 import pytest
 
-from benchmarks.configurations import CONFIGURATIONS
+from benchmarks.configurations import DESIGN, MODELS
 from benchmarks.peers import Fastrnn
 
 ALL_THREADS = len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("threads", sorted({1, ALL_THREADS}), ids="threads={}".format)
-@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda row: row.name)
+@pytest.mark.parametrize("configuration", DESIGN + MODELS, ids=lambda row: row.name)
 def test_call(benchmark, configuration, threads):
     benchmark.group = configuration.name
     engine = Fastrnn(threads)

@@ -1,6 +1,10 @@
+import ctypes
+import dataclasses
 import importlib.util
 import json
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +12,10 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks import compare
+from benchmarks import compare, draw, limits, machine, oracle
 from benchmarks.configurations import (
-    CONFIGURATIONS,
+    DESIGN,
+    MODELS,
     Configuration,
     ConvLSTM,
     Dense,
@@ -20,8 +25,15 @@ from benchmarks.configurations import (
     single,
 )
 from benchmarks.peers import ENGINES, keras_style_model, onnx_weights, torch_weights
-from benchmarks.worker import Worker, WorkerError
+from benchmarks.worker import Worker, WorkerError, time_calls
 
+MACHINE = machine.Machine(
+    threads=1,
+    flops=100.0,
+    levels=(machine.Level("L1", 1000, 40.0), machine.Level("memory", None, 10.0)),
+    tanh=0.5,
+    sigmoid=0.25,
+)
 TINY = Configuration((Recurrent("gru", 3), Recurrent("lstm", 2, False), Dense(2, "tanh")), 2, 2, 3)
 BOTH = Recurrent("lstm", 3, bidirectional=True)
 LAST = [Recurrent(cell, 2, False, bidirectional=True) for cell in ("rnn", "lstm", "gru")]
@@ -91,7 +103,7 @@ def test_converted_weights_mean_what_they_mean_in_keras(cell, convert, form, gat
     np.testing.assert_allclose(np.stack(steps, axis=1), keras_output(configuration), atol=1e-6)
 
 
-@pytest.mark.parametrize("engine", ["fastrnn", "ONNX Runtime", "PyTorch"])
+@pytest.mark.parametrize("engine", ["fastrnn", "ONNX Runtime", "OpenVINO", "PyTorch"])
 @pytest.mark.parametrize(
     "configuration",
     SEVERAL,
@@ -110,22 +122,23 @@ def test_images_run_where_there_is_a_convlstm():
     configuration = Configuration((ConvLSTM(2, 3),), 2, 1, 3, size=4)
     x = configuration.inputs()
     able = [name for name, engine in ENGINES.items() if engine.runs(configuration)]
-    assert able == ["fastrnn", "Keras jit", "Keras predict"]
+    assert able == ["fastrnn", "Keras jit", "Keras predict", "TF function", "TF predict"]
     model = ENGINES["fastrnn"](1).prepare(configuration, configuration.parameters(), x)
     np.testing.assert_allclose(model.call(), keras_output(configuration), atol=1e-6)
     assert configuration.name == "convlstm2d 2->2, 1, 3, 4x4"
 
 
 def test_names_tell_the_configurations_apart():
-    names = [configuration.name for configuration in CONFIGURATIONS]
+    names = [configuration.name for configuration in DESIGN + MODELS + draw.DRAWN]
     assert len(set(names)) == len(names)
     assert names[0] == "rnn 1->2 + dense 2->1, 1, 12"
 
 
 @pytest.fixture
 def tiny_comparison(monkeypatch):
-    monkeypatch.setattr(compare, "CONFIGURATIONS", (TINY,))
-    monkeypatch.setattr(compare, "QUICK", compare.Budget(seconds=1e-3, calls=2, rounds=2))
+    monkeypatch.setattr(compare, "ROWS", {"design": (TINY,)})
+    monkeypatch.setattr(compare, "QUICK", compare.Budget(seconds=1e-3, calls=2, rounds=2, cap=1))
+    monkeypatch.setattr(machine, "measure", lambda threads: MACHINE)
     return ["--quick", "--threads", "1"]
 
 
@@ -146,7 +159,9 @@ def test_driver_times_the_installed_engines(tiny_comparison, tmp_path, capsys):
     for timing in timings.values():
         assert 0 < timing["minimum"] <= timing["median"]
         assert timing["calls"] >= 2
-        assert timing["deviation"] < 1e-6
+        assert timing["error"] < 1e-6
+    assert row["fraction"] == row["limit"] / timings["fastrnn"]["median"]
+    assert "1 rows, 2 engines, threads [1]: some " in printed.out
     assert TINY.name in printed.out
 
 
@@ -160,11 +175,17 @@ class FakeWorker:
     def prepare(self, configuration):
         if isinstance(self._output, WorkerError):
             raise self._output
-        return np.full((1, 2), self._output)
+        return np.broadcast_to(
+            self._output, (1, np.size(self._output)) if np.ndim(self._output) else (1, 2)
+        )
 
-    def measure(self, seconds, calls):
+    def measure(self, seconds, calls, cap):
         self.measured += 1
         return [(self._seconds, calls)]
+
+
+def measured_row(workers, budget=compare.QUICK):
+    return compare.measure_row(workers, TINY, 1, budget, np.full((1, 2), 0.5), limit=5e-7)
 
 
 def test_an_engine_that_disagrees_or_fails_is_not_timed():
@@ -173,15 +194,51 @@ def test_an_engine_that_disagrees_or_fails_is_not_timed():
         FakeWorker("right", 0.5, seconds=3e-6),
         FakeWorker("wrong", 0.6),
         FakeWorker("not a number", np.nan),
+        FakeWorker("misshapen", np.zeros(3)),
         FakeWorker("broken", WorkerError("broken failed")),
     ]
-    row = compare.measure_row(workers, TINY, 1, compare.QUICK)
+    row = measured_row(workers)
     assert set(row.timings) == {"fastrnn", "right"}
-    assert "wrong differs by 1.0e-01" in row.failures["wrong"]
+    assert "wrong is 2.0e-01 of the output's scale off the oracle in gru" in row.failures["wrong"]
+    assert row.failures["misshapen"] == "misshapen gives (1, 3), not (1, 2)"
     assert row.failures["broken"] == "broken failed"
-    assert [worker.measured for worker in workers] == [2, 2, 0, 0, 0]
+    assert [worker.measured for worker in workers] == [2, 2, 0, 0, 0, 0]
     assert row.best_peer() == "right"
     assert row.ratio() == row.ratio("minimum") == pytest.approx(3)
+    assert row.fraction() == pytest.approx(0.5)
+
+
+def test_reduced_precision_is_timed_and_not_compared():
+    workers = [
+        FakeWorker("fastrnn", 0.5, seconds=2e-6),
+        FakeWorker("OpenVINO", 0.5 + 1e-7, seconds=3e-6),
+        FakeWorker("OpenVINO bf16", 0.501, seconds=1e-6),
+    ]
+    row = measured_row(workers)
+    assert row.timings["OpenVINO bf16"].error == pytest.approx(2e-3)
+    assert row.best_peer() == "OpenVINO"
+    assert row.least_error() == pytest.approx(2e-7, rel=0.01)
+
+
+def test_a_slow_engine_has_fewer_turns():
+    worker = FakeWorker("fastrnn", 0.5, seconds=2)
+    row = measured_row([worker], compare.Budget(seconds=0.1, calls=4, rounds=4, cap=3))
+    assert worker.measured == 2
+    assert row.timings["fastrnn"].calls == 2
+
+
+def test_a_call_that_is_longer_than_the_cap_is_timed_once():
+    calls = []
+
+    def call():
+        calls.append(None)
+        time.sleep(0.01)
+
+    ((seconds, count),) = time_calls(call, 1, 20, cap=5e-3)
+    assert len(calls) == count == 1
+    assert seconds >= 0.01
+    samples = time_calls(call, 0.001, 20, cap=0.03)
+    assert 2 <= len(samples) <= 3
 
 
 def test_a_worker_tells_what_went_wrong():
@@ -195,14 +252,17 @@ def test_readme_table_goes_between_the_markers(tmp_path, monkeypatch):
     readme = tmp_path / "README.md"
     monkeypatch.setattr(compare, "README", readme)
     readme.write_text(f"before\n{compare.README_START}\nold\n{compare.README_END}\nafter\n")
-    timing = compare.Timing(median=2.0, minimum=1.5, calls=3, deviation=0.0)
-    row = compare.Row(TINY, 1, {"fastrnn": timing, "PyTorch": timing}, {})
-    table = compare.Table(["fastrnn", "PyTorch", "Keras jit"]).markdown([row])
+    timing = compare.Timing(median=2.0, minimum=1.5, calls=3, error=1e-7)
+    row = compare.Row(TINY, 1, {"fastrnn": timing, "PyTorch": timing}, {}, limit=0.75)
+    table = compare.Table(["fastrnn", "PyTorch", "Keras jit"], [TINY]).markdown([row])
     compare.write_readme(table, {"fastrnn": "fastrnn 1.0"}, "a command")
     text = readme.read_text()
     assert text.startswith(f"before\n{compare.README_START}\n")
     assert text.endswith(f"{compare.README_END}\nafter\n")
-    assert f"| {TINY.name} | 1 | 2.00 (1.50) | 2.00 (1.50) | - | 1.00 (1.00) |" in text
+    assert (
+        f"| {TINY.name} | 1 | 2.00 (1.50) | 2.00 (1.50) | - | 1.00 (1.00) | 38% (50%) | 1.0e-07 (1.0e-07) |"
+        in text
+    )
     assert "old" not in text
     assert "a command" in text
     readme.write_text("no markers\n")
@@ -211,8 +271,120 @@ def test_readme_table_goes_between_the_markers(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--threads", "0"], ["--engines", "Theano"], ["--only", "no such row"]]
+    "arguments",
+    [
+        ["--threads", "0"],
+        ["--engines", "Theano"],
+        ["--only", "no such row"],
+        ["--rows", "no such table"],
+    ],
 )
 def test_bad_arguments_are_refused(arguments):
     with pytest.raises(SystemExit):
         compare.main(arguments)
+
+
+@pytest.mark.parametrize("configuration", SEVERAL, ids=lambda configuration: configuration.name)
+def test_oracle_gives_what_keras_gives(configuration):
+    expected = oracle.expected(configuration)
+    assert expected.dtype == np.float64
+    assert oracle.error(keras_output(configuration), expected) < 1e-6
+
+
+def test_oracle_computes_a_sample_of_a_large_batch():
+    large = single("gru", 2, 3, batch=100, timesteps=2)
+    chosen = oracle.sample(100)
+    assert (chosen[0], chosen[-1], len(chosen)) == (0, 99, 8)
+    assert oracle.sample(3).tolist() == [0, 1, 2]
+    keras = keras_output(large)[chosen]
+    np.testing.assert_allclose(oracle.expected(large), keras, atol=1e-6)
+
+
+def test_the_draw_is_the_committed_one():
+    listed = Path(draw.__file__).with_suffix(".txt").read_text().splitlines()
+    assert [configuration.name for configuration in draw.DRAWN] == listed
+
+
+def test_the_draw_takes_each_value_equally_often():
+    assert len(draw.DRAWN) == 80
+    layers = [configuration.layers[0] for configuration in draw.DRAWN]
+    for values, drawn in [
+        (draw.CELLS, [layer.cell for layer in layers]),
+        (draw.UNITS, [layer.units for layer in layers]),
+        (draw.FEATURES, [configuration.features for configuration in draw.DRAWN]),
+        (draw.BATCHES, [configuration.batch for configuration in draw.DRAWN]),
+        (draw.TIMESTEPS, [configuration.timesteps for configuration in draw.DRAWN]),
+    ]:
+        counts = Counter(drawn)
+        assert set(counts) == set(values)
+        assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_limit_of_a_small_layer_is_bound_by_its_cache():
+    # 2 flops for each of 3 x 20 numbers of the kernel, then 5 x 20 weights of 4 bytes a step, from L1.
+    lstm = single("lstm", 3, 5, batch=1, timesteps=7)
+    expected = 7 * 120 / 100 + 7 * 400 / 40 + 7 * 5 * (2 * 0.5 + 3 * 0.25)
+    assert limits.limit(lstm, MACHINE) == pytest.approx(expected)
+
+
+def test_limit_of_a_batch_is_bound_by_arithmetic():
+    gru = single("gru", 3, 5, batch=50, timesteps=7)
+    expected = 50 * 7 * (2 * 45 + 2 * 75) / 100 + 50 * 7 * 5 * (0.5 + 2 * 0.25)
+    assert limits.limit(gru, MACHINE) == pytest.approx(expected)
+
+
+def test_limit_of_weights_that_no_cache_holds_is_bound_by_memory():
+    rnn = single("rnn", 1, 20, batch=1, timesteps=2)
+    expected = 2 * 40 / 100 + 2 * 1600 / 10 + 2 * 20 * 0.5
+    assert limits.limit(rnn, MACHINE) == pytest.approx(expected)
+
+
+def test_threads_share_weights_and_so_the_caches():
+    rnn = single("rnn", 1, 20, batch=1, timesteps=2)
+    two = dataclasses.replace(MACHINE, threads=2)
+    expected = 2 * 40 / 200 + 2 * 800 / 40 + 2 * 20 * 0.5 / 2
+    assert limits.limit(rnn, two) == pytest.approx(expected)
+
+
+def test_limit_of_a_model_is_that_of_its_layers():
+    first = bidirectional("lstm", 2, 3, batch=2, timesteps=4)
+    # The second layer has 6 features, the dense one the last step of each sequence.
+    second = single("gru", 6, 5, batch=2, timesteps=4)
+    both = Configuration((*first.layers, Recurrent("gru", 5, False), Dense(3, "tanh")), 2, 2, 4)
+    expected = limits.limit(first, MACHINE) + limits.limit(second, MACHINE)
+    expected += 2 * 2 * 5 * 3 / 100 + 2 * 3 * 0.5
+    assert limits.limit(both, MACHINE) == pytest.approx(expected)
+    one = single("lstm", 2, 3, batch=2, timesteps=4)
+    assert limits.limit(first, MACHINE) == pytest.approx(2 * limits.limit(one, MACHINE))
+
+
+def test_products_of_an_embedding_are_looked_up():
+    model = Configuration((Embedding(3), Recurrent("rnn", 5)), 7, 1, 4)
+    expected = 4 * 100 / 40 + 4 * 5 * 0.5
+    assert limits.limit(model, MACHINE) == pytest.approx(expected)
+
+
+def test_limit_of_images_counts_every_place():
+    images = Configuration((ConvLSTM(2, 3),), 1, 1, 3, size=4)
+    flops = 2 * 16 * 3 * (1 * 72 + 2 * 72)
+    expected = flops / 100 + 16 * 3 * 2 * (2 * 0.5 + 3 * 0.25)
+    assert limits.limit(images, MACHINE) == pytest.approx(expected)
+
+
+def test_machine_is_measured():
+    measured = machine.measure(1)
+    assert [level.name for level in measured.levels] == [*machine.cache_sizes(), "memory"]
+    assert measured.flops > 1e9
+    assert all(level.bandwidth > 1e8 for level in measured.levels)
+    assert 0 < measured.tanh < 1e-7
+    assert 0 < measured.sigmoid < 1e-7
+    assert measured.level(100) == measured.levels[0]
+
+
+@pytest.mark.parametrize(("name", "function"), [("time_tanh", np.tanh), ("time_sigmoid", sigmoid)])
+def test_timed_activation_is_as_exact_as_float32_allows(name, function):
+    x, y = machine.aligned(4096), machine.aligned(4096)
+    x[:] = np.linspace(-60, 60, len(x))
+    time_activation = getattr(machine.compiled(), name)
+    time_activation(machine.pointer(x), machine.pointer(y), ctypes.c_long(len(x)), ctypes.c_long(1))
+    np.testing.assert_allclose(y, function(x.astype(np.float64)), atol=4e-7)
