@@ -45,22 +45,36 @@ def fold(steps: Sequence[Step], kept: Collection[int]) -> list[Step]:
         Buffers that are needed as they are: the plan's outputs.
     """
     folded = list(steps)
+    readers = _readers(folded)
     place = 0
     while place < len(folded):
         step = folded[place]
-        readers = [other for other in folded if set(step.targets) & set(other.sources)]
+        of_step = readers.get(step.targets[0], []) if len(step.targets) == 1 else []
         become = None
-        if len(step.targets) == 1 and readers and step.targets[0] not in kept:
+        if of_step and step.targets[0] not in kept:
             with np.errstate(all="ignore"):
-                become = next(filter(None, (rule(step, readers) for rule in RULES)), None)
+                become = next(filter(None, (rule(step, of_step) for rule in RULES)), None)
         if become is None:
             place += 1
             continue
-        new = {id(reader): one for reader, one in zip(readers, become, strict=True)}
-        folded = [new.get(id(other), other) for other in folded if other is not step]
-        # What was before may fold into what is here now.
-        place = 0
+        new = {id(reader): one for reader, one in zip(of_step, become, strict=True)}
+        del folded[place]
+        folded = [new.get(id(other), other) for other in folded]
+        readers = _readers(folded)
+        # What wrote the sources may fold into what reads them now.
+        sources = {source for one in become for source in one.sources}
+        writers = (i for i, other in enumerate(folded) if sources.intersection(other.targets))
+        place = min(place, next(writers, place))
     return folded
+
+
+def _readers(steps: Sequence[Step]) -> dict[int, list[Step]]:
+    """The steps that read each buffer."""
+    readers: dict[int, list[Step]] = {}
+    for step in steps:
+        for source in set(step.sources):
+            readers.setdefault(source, []).append(step)
+    return readers
 
 
 def dense_and_activation(step: Step, readers: Sequence[Step]) -> list[Step] | None:

@@ -470,7 +470,9 @@ class Sequential(Model):
         super().__init__(name=name, **kwargs)
         self._input: InputLayer | None = None
         for layer in layers or []:
-            self.add(layer)
+            self._append(layer)
+        if self._input is not None and self._layers:
+            self.build()
 
     @property
     def _inputs(self) -> list[InputLayer]:
@@ -492,8 +494,21 @@ class Sequential(Model):
         TypeError
             If it is not a layer.
         ValueError
-            If its name is taken, or it is an input that does not come first.
+            If its name is taken, or it is an input that does not come first, or its input does not fit.
         """
+        before, n_layers = self._input, len(self._layers)
+        self._append(layer)
+        if self._input is not None and len(self._layers) > n_layers:
+            try:
+                self.build()
+            except Exception:
+                self.pop()
+                self._input = before
+                self.built = self._input is not None and bool(self._layers)
+                raise
+
+    def _append(self, layer: Layer | KerasTensor) -> None:
+        """`add` without building: one model of many layers is built once."""
         if isinstance(layer, KerasTensor) and is_input(layer):
             layer = layer.call.layer
         if not isinstance(layer, Layer):
@@ -505,7 +520,6 @@ class Sequential(Model):
             return
         if any(layer.name == other.name for other in self._layers):
             raise ValueError(f"model {self.name!r} has a layer named {layer.name!r} already")
-        before = self._input
         if not self._layers and self._input is None and layer.declared_input_shape is not None:
             self._input = InputLayer(batch_shape=layer.declared_input_shape)
         if not self._layers and self._input is None and isinstance(layer, Model) and layer.built:
@@ -513,14 +527,6 @@ class Sequential(Model):
         self._add_layer(layer)
         self._forget_plans()
         self.built = False
-        if self._input is not None:
-            try:
-                self.build()
-            except Exception:
-                self.pop()
-                self._input = before
-                self.built = self._input is not None and bool(self._layers)
-                raise
 
     def pop(self) -> Layer:
         """Remove and return the last layer."""
@@ -666,31 +672,37 @@ class Functional(Model):
     def _in_order(self, nodes: Sequence[NodeSpec]) -> list[tuple[str, int, NodeSpec]]:
         """The calls as (name, index, node), each after those whose outputs it takes."""
         counts: dict[str, int] = {}
-        pending = []
+        calls: dict[tuple[str, int], NodeSpec] = {}
         for node in nodes:
-            index = counts[node.layer] = counts.get(node.layer, -1) + 1
-            pending.append((node.layer, index, node))
+            counts[node.layer] = counts.get(node.layer, -1) + 1
+            calls[node.layer, counts[node.layer]] = node
         ready = {(ref.layer, ref.node) for ref in flatten(self._input_refs)}
+        needs = {
+            call: [
+                (leaf.layer, leaf.node)
+                for leaf in flatten([node.args, node.kwargs])
+                if isinstance(leaf, TensorRef)
+            ]
+            for call, node in calls.items()
+        }
         ordered = []
-        while pending:
-            late = []
-            for name, index, node in pending:
-                refs = [
-                    leaf
-                    for leaf in flatten([node.args, node.kwargs])
-                    if isinstance(leaf, TensorRef)
-                ]
-                if all((ref.layer, ref.node) in ready for ref in refs):
-                    if (name, index) not in ready:
-                        ordered.append((name, index, node))
-                    ready.add((name, index))
-                else:
-                    late.append((name, index, node))
-            if len(late) == len(pending):
-                raise ValueError(
-                    f"model {self.name!r}: the calls of {', '.join(name for name, _, _ in late)} have no start"
-                )
-            pending = late
+        path: dict[tuple[str, int], None] = {}
+        waiting = list(reversed(calls))
+        while waiting:
+            call = waiting[-1]
+            missing = [] if call in ready else [one for one in needs[call] if one not in ready]
+            if not missing:
+                waiting.pop()
+                path.pop(call, None)
+                if call not in ready:
+                    ready.add(call)
+                    ordered.append((*call, calls[call]))
+                continue
+            path[call] = None
+            if any(one in path or one not in calls for one in missing):
+                names = ", ".join(name for name, _ in path)
+                raise ValueError(f"model {self.name!r}: the calls of {names} have no start")
+            waiting += missing
         return ordered
 
     @property

@@ -6,6 +6,7 @@ import pytest
 
 import fastrnn
 from fastrnn import layers
+from fastrnn.saving.spec import NodeSpec, TensorRef
 
 F32 = np.dtype(np.float32)
 
@@ -822,3 +823,17 @@ def test_summary_tells_the_shapes_of_inputs():
     fastrnn.Model(x, layers.GRU(3)(x)).summary(lines.append)
     (line,) = [line for line in lines[0].splitlines() if "series" in line]
     assert "(None, 5, 4)" in line
+
+
+def test_calls_are_put_in_order():
+    layers = [
+        fastrnn.layers.InputLayer((2,), name="x"),
+        *(fastrnn.layers.Activation("relu", name=n) for n in "ab"),
+    ]
+    x, a, b = (TensorRef(name, 0, 0) for name in ("x", "a", "b"))
+    nodes = [NodeSpec("b", (a,)), NodeSpec("a", (x,))]
+    model = fastrnn.Functional.of_graph(layers, nodes, x, b)
+    np.testing.assert_array_equal(model(np.float32([[-1, 2]])), [[0, 2]])
+    for loop in ([NodeSpec("b", (a,)), NodeSpec("a", (b,))], [NodeSpec("b", (a,))]):
+        with pytest.raises(ValueError, match="the calls of b.* have no start"):
+            fastrnn.Functional.of_graph(layers, loop, x, b)

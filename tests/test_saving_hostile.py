@@ -295,6 +295,35 @@ def test_configs(text, with_config):
     assert time.perf_counter() - start < 10
 
 
+@pytest.mark.parametrize("place", ["inbound_nodes", "input_layers", "output_layers"])
+def test_structures_nested_too_deep(place, with_config):
+    text = json.dumps(operation_config(("Exp", [X], {})))
+    before, after = text.rsplit(f'"{place}": ', 1)
+    _, end = json.JSONDecoder().raw_decode(after)
+    for depth in (300, 450, 900):
+        deep = "[" * depth + "]" * depth
+        with pytest.raises(ModelFormatError):
+            fastrnn.load_model(with_config(f'{before}"{place}": {deep}{after[end:]}'))
+
+
+def test_many_layers_take_no_more_than_their_share_of_time(write_archive):
+    layers = [
+        {"class_name": "Activation", "config": {"name": f"a{i}", "activation": "relu"}}
+        for i in range(2000)
+    ]
+    chain = [("Exp", [X], {})]
+    for i in range(2000):
+        history = {"keras_history": [f"op{i}", 0, 0]}
+        chain.append(("Exp", [{"class_name": "__keras_tensor__", "config": history}], {}))
+    last_first = operation_config(*chain)
+    last_first["config"]["layers"].reverse()
+    for config in (model_config(*layers), last_first):
+        start = time.perf_counter()
+        path = write_archive(config__json=json.dumps(config).encode())
+        assert fastrnn.load_model(path).count_params() == 0
+        assert time.perf_counter() - start < 10
+
+
 def test_options_that_do_not_belong_to_the_layer(with_config):
     with pytest.raises(UnsupportedLayerError, match=r"LSTM 'lstm'.*'evil'"):
         fastrnn.load_model(with_config(model_config(lstm_config(evil=1))))
@@ -850,6 +879,8 @@ def test_addresses_are_not_fetched(path):
         "sub/m.h5",
         "..\\m.h5",
         "C:m.h5",
+        "m\0.h5",
+        "m" * 300 + ".h5",
         "m.keras",
         "link.h5",
         "text.h5",

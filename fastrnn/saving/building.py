@@ -36,5 +36,12 @@ def build(spec: LayerSpec | ModelSpec) -> "Layer":
             return layer
     except (ModelFormatError, UnsupportedLayerError):
         raise
-    except (ValueError, TypeError, LookupError, OverflowError, MemoryError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         raise ModelFormatError(f"{spec.class_name} {spec.name!r}: {error}") from error

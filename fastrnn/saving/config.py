@@ -188,7 +188,10 @@ def read_layer(
     custom_objects: Mapping[str, Any] | None = None,
 ) -> LayerSpec | ModelSpec:
     """Read the config of a layer or model; see `read_model`. Returns a LayerSpec or ModelSpec."""
-    return _Reader(version, options, custom_objects or {}).layer(config, ())
+    try:
+        return _Reader(version, options, custom_objects or {}).layer(config, ())
+    except RecursionError as error:
+        raise ModelFormatError("the model's config is nested too deep") from error
 
 
 def _title(spec: LayerSpec | ModelSpec) -> str:

@@ -112,7 +112,7 @@ def _shards(path: Path) -> list[Path] | None:
     if not names or len(names) > MAX_SHARDS:
         raise ModelFormatError(f"{path} names {len(names)} files, expected 1 to {MAX_SHARDS}")
     for name in names:
-        if not re.fullmatch(r"[^/\\:]+\.h5", name):
+        if not re.fullmatch(r"[^/\\:\0]{1,250}\.h5", name):
             raise ModelFormatError(
                 f"{path}: expected the name of a file beside it, got {name[:80]!r}"
             )
