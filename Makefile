@@ -12,7 +12,7 @@ SOURCES := setup.py $(shell find fastrnn -name '*.pyx' -o -name '*.px[di]' -o -n
 # $(call pyproject,KEYS): the list under these keys of pyproject.toml, an item a line.
 pyproject = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 
-.PHONY: demo test bench lint format build clean
+.PHONY: demo test bench bench-check bench-baseline lint format build clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -24,6 +24,13 @@ test: $(VENV)/test.stamp
 
 bench: $(VENV)/bench.stamp
 	$(PYTHON) -m benchmarks.compare
+
+bench-check: $(VENV)/test.stamp
+	$(BIN)/pytest benchmarks/test_regression.py
+
+# What bench-check compares with from now on.
+bench-baseline: $(VENV)/test.stamp
+	$(BIN)/pytest benchmarks/test_regression.py --save-baseline
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check

@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +23,15 @@ FLAGS = [
     *("-ffinite-math-only", "-fno-math-errno", "-fno-signed-zeros", "-fno-trapping-math"),
     *("-Wno-psabi", "-shared", "-fPIC"),
 ]
-SECONDS = 0.01
-REPEATS = 20
-CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+SECONDS = 0.003
+REPEATS = 60
+CACHES = "/sys/devices/system/cpu/cpu{}/cache"
 MEMORY = "memory"
 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """A level of memory: its name, its size in bytes if it is a cache, and bytes a second that one thread reads."""
+    """A level of memory: its name, bytes for each thread if it is a cache, and bytes a second that one thread reads."""
 
     name: str
     size: int | None
@@ -63,17 +63,28 @@ class Machine:
         ]
 
 
-def cache_sizes() -> dict[str, int]:
-    """Bytes of each cache for data that the first CPU reads through, by name, the nearest first."""
+def cache_sizes(cpus: Sequence[int]) -> dict[str, int]:
+    """Bytes of data that each of `cpus` has of each of the first one's caches, by name, the nearest first.
+
+    What several of them share is divided among them.
+    """
     sizes = {}
-    for cache in CACHES.glob("index*"):
+    for cache in Path(CACHES.format(cpus[0])).glob("index*"):
         if (cache / "type").read_text().strip() != "Instruction":
-            number, unit = re.fullmatch(
+            size, unit = re.fullmatch(
                 r"(\d+)([KMG])", (cache / "size").read_text().strip()
             ).groups()
+            sharing = _numbers((cache / "shared_cpu_list").read_text())
             name = f"L{(cache / 'level').read_text().strip()}"
-            sizes[name] = int(number) << {"K": 10, "M": 20, "G": 30}[unit]
+            whole = int(size) << {"K": 10, "M": 20, "G": 30}[unit]
+            sizes[name] = whole // len(sharing.intersection(cpus))
     return dict(sorted(sizes.items()))
+
+
+def _numbers(ranges: str) -> set[int]:
+    """The numbers of a list such as 0-3,8."""
+    ends = [[int(end) for end in part.split("-")] for part in ranges.strip().split(",")]
+    return {number for part in ends for number in range(part[0], part[-1] + 1)}
 
 
 def compiled(source: Path = SOURCE) -> ctypes.CDLL:
@@ -97,19 +108,20 @@ def aligned(count: int) -> np.ndarray:
 
 
 def measure(threads: int) -> Machine:
-    """Measure on the first `threads` CPUs that this process may use, all at once; the best of 20 times each."""
+    """Measure on the first `threads` CPUs that this process may use, all at once; the best of 60 times each."""
     loops = compiled()
-    sizes = cache_sizes()
-    flops = together(threads, lambda: _fma(loops))
-    # Half a cache, so that what else is in it has room; the caches that are shared are shared here too.
+    cpus = sorted(os.sched_getaffinity(0))[:threads]
+    sizes = cache_sizes(cpus)
+    flops = together(cpus, lambda: _fma(loops))
+    # Half a cache, so that what else is in it has room.
     levels = [
-        Level(name, size, together(threads, lambda size=size: _read(loops, size // 2)))
+        Level(name, size, together(cpus, lambda size=size: _read(loops, size // 2)))
         for name, size in sizes.items()
     ]
     beyond = 4 * max(sizes.values(), default=1 << 25)
-    levels.append(Level(MEMORY, None, together(threads, lambda: _read(loops, beyond))))
+    levels.append(Level(MEMORY, None, together(cpus, lambda: _read(loops, beyond))))
     tanh, sigmoid = (
-        1 / together(threads, lambda function=function: _activation(function))
+        1 / together(cpus, lambda function=function: _activation(function))
         for function in (loops.time_tanh, loops.time_sigmoid)
     )
     return Machine(threads, flops, tuple(levels), tanh, sigmoid)
@@ -118,14 +130,13 @@ def measure(threads: int) -> Machine:
 Probe = Callable[[], tuple[Callable[[int], float], float]]
 
 
-def together(threads: int, probe: Probe) -> float:
-    """The rate of each thread when all run at once: the best of several times' slowest thread.
+def together(cpus: Sequence[int], probe: Probe) -> float:
+    """The rate of each thread, one a CPU, when all run at once: the best of several times' slowest thread.
 
     `probe` gives a function that runs so many rounds and returns its seconds, and what a round does.
     """
-    cpus = sorted(os.sched_getaffinity(0))[:threads]
-    barrier = threading.Barrier(threads)
-    rates = np.zeros((threads, REPEATS))
+    barrier = threading.Barrier(len(cpus))
+    rates = np.zeros((len(cpus), REPEATS))
 
     def run(index: int) -> None:
         os.sched_setaffinity(0, {cpus[index]})
@@ -138,7 +149,7 @@ def together(threads: int, probe: Probe) -> float:
             barrier.wait()
             rates[index, repeat] = amount * count / rounds(count)
 
-    runners = [threading.Thread(target=run, args=(index,)) for index in range(threads)]
+    runners = [threading.Thread(target=run, args=(index,)) for index in range(len(cpus))]
     for runner in runners:
         runner.start()
     for runner in runners:

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks import compare, draw, limits, machine, oracle
+from benchmarks import compare, draw, growth, limits, machine, oracle
 from benchmarks.configurations import (
     DESIGN,
     MODELS,
@@ -388,3 +388,56 @@ def test_timed_activation_is_as_exact_as_float32_allows(name, function):
     time_activation = getattr(machine.compiled(), name)
     time_activation(machine.pointer(x), machine.pointer(y), ctypes.c_long(len(x)), ctypes.c_long(1))
     np.testing.assert_allclose(y, function(x.astype(np.float64)), atol=4e-7)
+
+
+def grown(axis, times):
+    """Points of an axis of growth, with these medians of fastrnn by size."""
+    timings = (
+        {"fastrnn": compare.Timing(time, time, 1, 0.0)} if time else {} for time in times.values()
+    )
+    rows = (
+        compare.Row(single(**{**growth.BASE, axis: size}), 1, timing, {}, limit=1.0)
+        for size, timing in zip(times, timings, strict=True)
+    )
+    return [growth.Point(axis, size, row) for size, row in zip(times, rows, strict=True)]
+
+
+def test_growth_is_told_by_its_power():
+    points = grown("units", {8: 1.0, 16: 2.0, 64: 32.0})
+    assert growth.exponents(points, "fastrnn") == pytest.approx([1, 2])
+    # 4 gates x units**2 x 4 bytes fit 1000 bytes up to 7.9 units; 4000 on two threads with a cache each.
+    assert growth.edges(points, MACHINE) == {"L1": pytest.approx(7.9, abs=0.01)}
+    two = dataclasses.replace(MACHINE, threads=2)
+    assert growth.edges(points, two) == {"L1": pytest.approx(11.18, abs=0.01)}
+
+
+def test_growth_is_drawn_with_the_caches_and_without_what_failed(tmp_path):
+    points = [*grown("units", {8: 1.0, 16: None, 64: 32.0}), *grown("batch", {1: 1.0, 2: 2.0})]
+    chart = tmp_path / "growth.svg"
+    growth.draw(points, MACHINE, chart)
+    assert "L1" in chart.read_text()
+    described = growth.report(points, MACHINE)["points"]
+    assert [(point["axis"], point["size"]) for point in described][:2] == [
+        ("units", 8),
+        ("units", 16),
+    ]
+    assert described[0]["fraction"] == 1
+    assert described[1]["timings"] == {}
+
+
+@pytest.mark.parametrize("axis", growth.AXES)
+def test_growth_changes_one_size(axis):
+    configurations = growth.configurations(axis)
+    base = single(**growth.BASE)
+    assert configurations[growth.BASE[axis]] == base
+    assert len({configuration.name for configuration in configurations.values()}) == len(
+        configurations
+    )
+
+
+def test_every_case_of_the_regression_has_a_baseline():
+    from benchmarks.test_regression import CASES
+
+    ratios = json.loads((Path(compare.__file__).with_name("baseline.json")).read_text())
+    assert list(ratios) == [configuration.name for configuration in CASES]
+    assert all(ratio > 0 for ratio in ratios.values())
