@@ -371,14 +371,35 @@ def test_limit_of_images_counts_every_place():
     assert limits.limit(images, MACHINE) == pytest.approx(expected)
 
 
-def test_machine_is_measured():
+def test_machine_is_measured(monkeypatch):
+    monkeypatch.setattr(machine, "REPEATS", 3)
     measured = machine.measure(1)
-    assert [level.name for level in measured.levels] == [*machine.cache_sizes(), "memory"]
+    assert [level.name for level in measured.levels] == [*machine.cache_sizes([0]), "memory"]
     assert measured.flops > 1e9
     assert all(level.bandwidth > 1e8 for level in measured.levels)
     assert 0 < measured.tanh < 1e-7
     assert 0 < measured.sigmoid < 1e-7
     assert measured.level(100) == measured.levels[0]
+
+
+def test_a_cache_is_divided_among_those_that_share_it(tmp_path, monkeypatch):
+    for index, (kind, level, size, sharing) in enumerate(
+        [
+            ("Data", 1, "48K", "2-3"),
+            ("Instruction", 1, "32K", "2-3"),
+            ("Unified", 2, "2M", "2"),
+            ("Unified", 3, "30M", "0-3,8"),
+        ]
+    ):
+        cache = tmp_path / "2" / f"index{index}"
+        cache.mkdir(parents=True)
+        (cache / "type").write_text(f"{kind}\n")
+        (cache / "level").write_text(f"{level}\n")
+        (cache / "size").write_text(f"{size}\n")
+        (cache / "shared_cpu_list").write_text(f"{sharing}\n")
+    monkeypatch.setattr(machine, "CACHES", str(tmp_path / "{}"))
+    assert machine.cache_sizes([2]) == {"L1": 48 << 10, "L2": 2 << 20, "L3": 30 << 20}
+    assert machine.cache_sizes([2, 3, 8]) == {"L1": 24 << 10, "L2": 2 << 20, "L3": 10 << 20}
 
 
 @pytest.mark.parametrize(("name", "function"), [("time_tanh", np.tanh), ("time_sigmoid", sigmoid)])
