@@ -835,5 +835,5 @@ def test_calls_are_put_in_order():
     model = fastrnn.Functional.of_graph(layers, nodes, x, b)
     np.testing.assert_array_equal(model(np.float32([[-1, 2]])), [[0, 2]])
     for loop in ([NodeSpec("b", (a,)), NodeSpec("a", (b,))], [NodeSpec("b", (a,))]):
-        with pytest.raises(ValueError, match="the calls of b.* have no start"):
+        with pytest.raises(ValueError, match=r"the calls of b.* have no start"):
             fastrnn.Functional.of_graph(layers, loop, x, b)

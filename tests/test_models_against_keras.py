@@ -25,7 +25,7 @@ class Grower:
     def __init__(self, seed):
         self.random = random.Random(seed)
         self.inputs, self.arrays = {}, {}
-        self.sequences, self.vectors, self.states = [], [], []
+        self.sequences, self.vectors, self.films = [], [], []
         self.shared = []
         self.steps = self.random.randint(2, 6)
         self.rng = np.random.default_rng(seed)
@@ -37,7 +37,7 @@ class Grower:
 
     def add_input(self):
         name = f"in_{len(self.inputs)}"
-        kind = self.choice("sequence", "sequence", "tokens", "masked", "vector")
+        kind = self.choice("sequence", "sequence", "tokens", "masked", "vector", "film")
         batch, steps = 3, self.steps
         # Valid steps first: where a row starts with masked ones, Keras's backends disagree.
         lengths = self.rng.integers(1, steps + 1, (batch, 1))
@@ -52,6 +52,11 @@ class Grower:
             tensor = keras.Input((features,), name=name)
             self.arrays[name] = self.normal(batch, features)
             self.vectors.append(tensor)
+        elif kind == "film":
+            shape = (steps, 4, 5, self.size())
+            tensor = keras.Input(shape, name=name)
+            self.arrays[name] = self.normal(batch, *shape)
+            self.films.append(tensor)
         else:
             features = self.size()
             tensor = keras.Input((steps, features), name=name)
@@ -63,7 +68,8 @@ class Grower:
             self.sequences.append(value)
         self.inputs[name] = tensor
         if not self.sequences:
-            self.sequences.append(K.RepeatVector(steps)(self.vectors[-1]))
+            vector = self.vectors[-1] if self.vectors else K.Flatten()(self.films[-1])
+            self.sequences.append(K.RepeatVector(steps)(vector))
 
     def normal(self, *shape):
         return self.rng.normal(size=shape).astype("float32")
@@ -93,7 +99,7 @@ class Grower:
 
     def keep(self, value):
         """Put a tensor where the next layers look for inputs."""
-        (self.sequences if len(value.shape) == 3 else self.vectors).append(value)
+        {2: self.vectors, 3: self.sequences, 5: self.films}[len(value.shape)].append(value)
 
     # Each of these takes one step of growth.
 
@@ -119,6 +125,55 @@ class Grower:
         outputs = K.Bidirectional(inner, merge_mode=mode)(x)
         for output in outputs if mode is None else [outputs]:
             self.keep(output)
+
+    def grow_stack_with_states(self):
+        x = self.random.choice(self.sequences)
+        cells = [self.cell(self.size()) for _ in range(self.choice(2, 3))]
+        y, *states = K.RNN(cells, return_sequences=self.choice(True, False), return_state=True)(x)
+        self.keep(y)
+        for state in states:
+            self.vectors += state if isinstance(state, (list, tuple)) else [state]
+
+    def grow_attention(self):
+        x = self.random.choice(self.sequences)
+        like = [y for y in self.sequences if y.shape[-1] == x.shape[-1]]
+        y = self.random.choice(like)
+        outputs = self.choice(
+            lambda: K.Attention()([x, y]),
+            lambda: K.Attention(use_scale=True)([x, y, y]),
+            lambda: K.AdditiveAttention()([x, y]),
+            lambda: K.MultiHeadAttention(2, 3)(x, y),
+            lambda: K.MultiHeadAttention(1, 2)(x, x, use_causal_mask=True),
+        )()
+        self.keep(outputs)
+
+    def grow_film(self):
+        """Layers over images of every step; most lead back to sequences and vectors."""
+        if not self.films:
+            return
+        x = self.random.choice(self.films)
+        layer = self.choice(
+            lambda: K.ConvLSTM2D(
+                self.random.randint(1, 3),
+                self.choice(1, 2, 3),
+                padding="same",
+                return_sequences=True,
+                go_backwards=self.choice(True, False),
+            ),
+            lambda: K.TimeDistributed(K.Conv2D(self.size(), 2, padding="same")),
+            lambda: K.TimeDistributed(K.MaxPooling2D(2, padding="same")),
+            lambda: K.TimeDistributed(K.GlobalAveragePooling2D()),
+            lambda: K.TimeDistributed(K.Flatten()),
+            lambda: K.TimeDistributed(K.DepthwiseConv2D(1)),
+            lambda: K.Reshape((x.shape[1], -1)),
+        )()
+        self.keep(layer(x))
+
+    def grow_sequence_of_sequences(self):
+        x = self.random.choice(self.sequences)
+        inner = self.recurrent(return_sequences=self.choice(True, False))
+        y = K.TimeDistributed(inner)(K.Reshape((*x.shape[1:], 1))(x))
+        self.keep(y if len(y.shape) == 3 else K.TimeDistributed(K.Flatten())(y))
 
     def grow_every_step(self):
         x = self.random.choice(self.sequences)
@@ -195,6 +250,14 @@ class Grower:
                 lambda: ops.tanh(x) - x,
                 lambda: ops.concatenate([x, x], axis=-1),
                 lambda: ops.softmax(x, axis=1),
+                lambda: ops.flip(x, axis=1) * ops.sigmoid(x),
+                lambda: ops.where(x > 0.1, x, ops.zeros_like(x)),
+                lambda: ops.expand_dims(ops.sum(x, axis=2), -1),
+                lambda: ops.transpose(x, (0, 2, 1)),
+                lambda: ops.einsum("bij,bkj->bik", x, x),
+                lambda: ops.split(x, [1], axis=1)[0],
+                lambda: ops.cumsum(x, axis=1) / 2,
+                lambda: ops.clip(x, -0.5, 0.5),
             )()
         )
 
@@ -220,10 +283,10 @@ class Grower:
 
     def model(self):
         kinds = [name for name in dir(self) if name.startswith("grow_")]
-        kinds += ["grow_recurrent"] * 4 + ["grow_both_directions", "grow_states"] * 2
+        kinds += ["grow_recurrent"] * 4 + ["grow_both_directions", "grow_states", "grow_film"] * 2
         for _ in range(self.random.randint(3, 8)):
             getattr(self, self.random.choice(kinds))()
-        last = [*self.sequences[-2:], *self.vectors[-2:]]
+        last = [*self.films[-1:], *self.sequences[-2:], *self.vectors[-2:]]
         outputs = last[: self.random.randint(1, len(last))]
         structure = self.choice("list", "dict", "one")
         if structure == "dict":
