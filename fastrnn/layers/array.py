@@ -1,11 +1,13 @@
 """The base of the layers that are computed by NumPy: the ones that are not where the time goes."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from fastrnn import plan
 from fastrnn._types import Shape
+from fastrnn.dtypes import is_floating
 from fastrnn.layers.base import Layer
 
 
@@ -14,6 +16,9 @@ class ArrayLayer(Layer):
 
     A subclass gives `compute` and, where the shape changes, `compute_output_shape`; also `_check_input`.
     """
+
+    keeps_integers: ClassVar[bool] = False
+    """Whether integers and booleans come out as what they went in, as from layers that only move numbers."""
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         """Return the output for the inputs, each (batch, ...) and of the layer's dtype."""
@@ -27,9 +32,16 @@ class ArrayLayer(Layer):
         values = x if isinstance(x, list) else [x]
         shapes = [value.shape for value in values]
         shape: Shape = self.compute_output_shape(shapes if isinstance(x, list) else shapes[0])
-        y = builder.value(shape, self._mask_of(values, builder))
-        builder.add(self._step(values, y) or self._in_numpy(values, y))
+        dtype = self._integers_of(values) if self.keeps_integers else None
+        y = builder.value(shape, self._mask_of(values, builder), dtype)
+        step = None if dtype is not None else self._step(values, y)
+        builder.add(step or self._in_numpy(values, y))
         return y
+
+    def _integers_of(self, values: Sequence[plan.Value]) -> np.dtype | None:
+        """The dtype of the one input, if it is known to hold integers or booleans."""
+        (value,) = values
+        return None if value.dtype is None or is_floating(value.dtype) else value.dtype
 
     def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
         """The step that has a kernel for `compute`, or None: by default there is none."""
@@ -37,4 +49,5 @@ class ArrayLayer(Layer):
 
     def _in_numpy(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step:
         buffers = tuple(value.buffer for value in values)
-        return plan.Apply(buffers, (y.buffer,), self.compute_dtype, self.compute)
+        dtype = self.compute_dtype if y.dtype is None else None
+        return plan.Apply(buffers, (y.buffer,), dtype, self.compute)

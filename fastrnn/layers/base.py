@@ -728,7 +728,10 @@ class Layer:
                 array.shape, dtype=array.dtype
             )  # which a user's call is tried with
         batch = array.shape[0] if getattr(self, "stateful", False) else None
-        return builder.value((batch, *[None] * (array.ndim - 2), *array.shape[1:][-1:]))
+        dtype = None if array.dtype.kind == "f" else array.dtype
+        return builder.value(
+            (batch, *[None] * (array.ndim - 2), *array.shape[1:][-1:]), dtype=dtype
+        )
 
 
 def _noting_it_is_built(build: Callable[..., None]) -> Callable[..., None]:
@@ -764,9 +767,9 @@ def _holds_values(structure: Nested) -> bool:
 
 
 def _form(structure: Nested) -> Hashable:
-    """What calls have in common that one plan can serve: structure, numbers of axes and constants."""
+    """What calls have in common that one plan can serve: structure, numbers of axes, integer dtypes and constants."""
     if isinstance(structure, np.ndarray):
-        return structure.ndim
+        return structure.ndim if structure.dtype.kind == "f" else (structure.ndim, structure.dtype)
     if isinstance(structure, dict):
         return tuple((key, _form(value)) for key, value in structure.items())
     if isinstance(structure, (list, tuple)):

@@ -37,6 +37,7 @@ class Flatten(ArrayLayer):
 
     arguments = ("data_format",)
     supports_masking = False
+    keeps_integers = True
 
     def __init__(self, data_format: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -81,6 +82,7 @@ class Reshape(ArrayLayer):
 
     arguments = ("target_shape",)
     supports_masking = False
+    keeps_integers = True
 
     def __init__(self, target_shape: Iterable[int | None], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -141,6 +143,7 @@ class Permute(ArrayLayer):
 
     arguments = ("dims",)
     supports_masking = False
+    keeps_integers = True
 
     def __init__(self, dims: Iterable[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -174,6 +177,7 @@ class RepeatVector(ArrayLayer):
 
     arguments = ("n",)
     supports_masking = False
+    keeps_integers = True
 
     def __init__(self, n: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -209,6 +213,7 @@ def _pairs(value: Any, count: int, what: str) -> tuple[tuple[int, ...], ...]:
 class _Cropping(SpatialLayer):
     arguments: ClassVar[tuple[str, ...]] = ("cropping", "data_format")
     limit = "cropping"
+    keeps_integers = True
 
     def __init__(self, cropping: Any, data_format: str | None = None, **kwargs: Any) -> None:
         super().__init__(data_format, **kwargs)
@@ -294,6 +299,7 @@ class Cropping3D(_Cropping):
 
 class _ZeroPadding(SpatialLayer):
     arguments = ("padding", "data_format")
+    keeps_integers = True
 
     def __init__(self, padding: Any, data_format: str | None = None, **kwargs: Any) -> None:
         super().__init__(data_format, **kwargs)
@@ -405,6 +411,7 @@ class UpSampling1D(_UpSampling):
     """
 
     rank = 1
+    keeps_integers = True
     arguments = ("size",)
 
     def __init__(self, size: int = 2, **kwargs: Any) -> None:
@@ -484,6 +491,7 @@ class UpSampling3D(_UpSampling):
     """
 
     rank = 3
+    keeps_integers = True
 
     def __init__(
         self, size: Any = (2, 2, 2), data_format: str | None = None, **kwargs: Any
