@@ -324,6 +324,23 @@ def test_many_layers_take_no_more_than_their_share_of_time(write_archive):
         assert time.perf_counter() - start < 10
 
 
+def test_models_that_call_the_same_model_twice_and_so_on(with_config):
+    config = operation_config(("Exp", [X], {}))
+    for i in range(25):
+        name = f"m{i}"
+        tensors = [
+            {"class_name": "__keras_tensor__", "config": {"keras_history": history}}
+            for history in (["x", 0, 0], [name, 0, 0])
+        ]
+        inner = {**config, "name": name, "config": {**config["config"], "name": name}}
+        inner["inbound_nodes"] = [{"args": [tensor], "kwargs": {}} for tensor in tensors]
+        config = operation_config()
+        config["config"]["layers"].append(inner)
+        config["config"]["output_layers"] = [[name, 2, 0]]
+    with pytest.raises(ModelFormatError, match="calls 33554432 layers"):
+        fastrnn.load_model(with_config(config))
+
+
 def test_options_that_do_not_belong_to_the_layer(with_config):
     with pytest.raises(UnsupportedLayerError, match=r"LSTM 'lstm'.*'evil'"):
         fastrnn.load_model(with_config(model_config(lstm_config(evil=1))))

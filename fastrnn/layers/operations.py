@@ -1,7 +1,8 @@
 """The operations that Keras 3's functional API records where a model computes with tensors: `a + b`, `x[:, -1]`.
 
-They are layers only to the loader, under names such as "ops.Add". Each is a function of `fastrnn.ops`, whose arguments
-a file holds in two places: some among the operation's options, the others, tensors and constants, in its calls.
+A model runs them as it runs layers and does not list them; the loader knows them as "ops.Add". Each is a function of
+`fastrnn.ops`, whose arguments a file holds in two places: some among the operation's options, the others, tensors and
+constants, in its calls.
 """
 
 import inspect

@@ -1,7 +1,7 @@
 """The operations that Keras 2 recorded where a model computed with TensorFlow's functions: TFOpLambda, SlicingOpLambda.
 
 A file names TensorFlow's function and its arguments in TensorFlow's words; most are a function of `fastrnn.ops` under
-another name. They are layers only to the loader, under names such as "ops.tf.reduce_sum".
+another name. The loader knows them as "ops.tf.reduce_sum".
 """
 
 import functools

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import activations, initializers
+from fastrnn._nested import flatten
 from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.layers.base import snake_case
@@ -24,6 +25,7 @@ from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
 
 MAX_JSON_BYTES = 32 << 20
 MAX_LAYERS = 10_000
+MAX_CALLS = 100_000
 MAX_NESTING = 32
 MAX_INT = 2**31 - 1
 
@@ -189,9 +191,24 @@ def read_layer(
 ) -> LayerSpec | ModelSpec:
     """Read the config of a layer or model; see `read_model`. Returns a LayerSpec or ModelSpec."""
     try:
-        return _Reader(version, options, custom_objects or {}).layer(config, ())
+        spec = _Reader(version, options, custom_objects or {}).layer(config, ())
     except RecursionError as error:
         raise ModelFormatError("the model's config is nested too deep") from error
+    calls = _calls_in(spec)
+    if calls > MAX_CALLS:
+        raise ModelFormatError(f"{_title(spec)} calls {calls} layers; at most {MAX_CALLS} are read")
+    return spec
+
+
+def _calls_in(spec: LayerSpec | ModelSpec) -> int:
+    """How many layers run when this one does: models that call others twice double with each that they stand in."""
+    if isinstance(spec, LayerSpec):
+        options = flatten(list(spec.config.values()))
+        return 1 + sum(_calls_in(one) for one in options if isinstance(one, (LayerSpec, ModelSpec)))
+    counts = {layer.name: _calls_in(layer) for layer in spec.layers}
+    if spec.kind == "sequential":
+        return sum(counts.values())
+    return sum(counts[node.layer] for node in spec.nodes)
 
 
 def _title(spec: LayerSpec | ModelSpec) -> str:
