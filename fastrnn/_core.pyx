@@ -1,7 +1,7 @@
 """The compiled core: arrays in, arrays out, and nothing of Keras but the order of its weights.
 
 setup.py builds this one source for each instruction set and number type; `fastrnn._dispatch` imports the one that
-fits. The parts, each of which knows only those above it: activations, panels (products on packed weights), cells,
+fits. The parts, each of which knows only those above it: activations, panels (products on packed weights), cells, team,
 indices, recurrence (the loop over time), program (what Python sees), small_steps.
 """
 from libc.math cimport log
@@ -49,6 +49,7 @@ include "kernels/activations.pxi"
 include "kernels/panels.pxi"
 include "kernels/cells.pxi"
 include "kernels/indices.pxi"
+include "kernels/team.pxi"
 include "kernels/recurrence.pxi"
 include "kernels/program.pxi"
 include "kernels/convlstm.pxi"

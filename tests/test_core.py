@@ -526,6 +526,25 @@ def test_steps_side_by_side_change_no_bit(count, units, batch, core, rng):
                 np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("options", [{}, {"mask": "holes"}, {"go_backwards": True}], ids=str)
+@pytest.mark.parametrize(("units", "batch", "features"), [(100, 1, 3), (130, 1, 40), (72, 4, 20)])
+@pytest.mark.parametrize("kind", GATES)
+def test_threads_that_share_a_layer(kind, units, batch, features, options, core):
+    """Whether the others come late, stay, or are left behind is up to the system: so many calls."""
+    case = Case(kind, features, units, batch, 90, return_sequences=True, **options)
+    program, arrays = case.program(core), case.arrays(core)
+    core.set_num_threads(1)
+    alone = program.run(arrays)
+    for threads in (2, 3):
+        core.set_num_threads(threads)
+        for _ in range(8):
+            for a, b in zip(program.run(arrays), alone, strict=True):
+                # Tiles of the batch change rounding, and so do the widths of BLAS's products.
+                if batch == 1 and np.float32 == core.DTYPE:
+                    np.testing.assert_array_equal(a, b)
+                assert_near(a, b, core)
+
+
 @functools.cache
 def wide(kind, features, batch):
     return Case(kind, features, 70, batch, 60, "holes", return_sequences=True)

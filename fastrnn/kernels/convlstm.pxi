@@ -13,11 +13,6 @@ from openmp cimport omp_get_wtime, omp_in_parallel
 cdef enum:
     SPACE = 3
 
-cdef struct Pace:
-    # What was seen of threads that share one image. Calls that meet here may lose a measurement, and nothing else.
-    double alone         # seconds that a multiply-add took on one thread, the least so far; 0 before any
-    double pause         # when threads may be tried again
-
 cdef struct ConvRecurrence:
     Cell cell            # its units are the filters, its features the channels
     int rank             # space axes that arrays have
@@ -323,27 +318,16 @@ cdef void step_blocks(const ConvRecurrence* layer, const ImageWorkspace* work, P
 
 
 cdef void step_image(const ConvRecurrence* layer, const ImageWorkspace* work) noexcept nogil:
-    """One step of all pixels. Threads share them where the batch has not given each thread images of its own.
-
-    Threads join after every step. Where other programs keep the processors busy, that can take a hundred times as
-    long as the step: after a step that was slower than on one thread, threads rest for PAUSE times as long.
-    """
-    cdef double cost = cost_of_image(layer, work.n_pixels), start, seconds
+    """One step of all pixels. Threads share them where the batch has not given each thread images of its own."""
+    cdef double cost = cost_of_image(layer, work.n_pixels), start
     cdef Py_ssize_t n_threads = threads_for(work.n_pixels, cost / work.n_pixels)
-    if n_threads == 1 or omp_in_parallel():
-        step_blocks(layer, work, 1)
-        return
-    start = omp_get_wtime()
-    if layer.pace.alone == 0 or start < layer.pace.pause:
-        step_blocks(layer, work, 1)
-        seconds = (omp_get_wtime() - start) / cost
-        if layer.pace.alone == 0 or seconds < layer.pace.alone:
-            layer.pace.alone = seconds
-    else:
-        step_blocks(layer, work, n_threads)
-        seconds = omp_get_wtime() - start
-        if seconds > layer.pace.alone * cost:
-            layer.pace.pause = start + (1 + PAUSE) * seconds
+    if n_threads > 1 and not omp_in_parallel():
+        start = omp_get_wtime()
+        if start >= layer.pace.pause:
+            step_blocks(layer, work, n_threads)
+            keep_pace(layer.pace, start, omp_get_wtime(), cost, <int>n_threads)
+            return
+    step_blocks(layer, work, 1)
 
 
 cdef void run_conv_recurrence(

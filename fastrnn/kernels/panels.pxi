@@ -216,20 +216,26 @@ cdef object prepare_weights(Weights* weights, object matrix, object bias, int ga
 
 
 cdef void project(
-    const Weights* weights, Py_ssize_t rows, real* x, Py_ssize_t x_stride, real* out, Py_ssize_t out_stride,
+    const Weights* weights, int first_panel, int last_panel, Py_ssize_t rows, real* x, Py_ssize_t x_stride,
+    real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
-    """out[r] = bias + x[r] @ weights in panel order; the weights were prepared with blas=BLAS_PROJECTS."""
+    """out[r] = bias + x[r] @ weights in panel order, for the panels first_panel, ..., last_panel - 1.
+
+    The weights were prepared with blas=BLAS_PROJECTS.
+    """
     cdef const Panels* cut = &weights.cut
     cdef const real* start[TILE_ROWS]
     cdef real* x_rows[TILE_ROWS]
-    cdef Py_ssize_t row, first, width
+    cdef Py_ssize_t row, first, width, offset = first_panel * cut.width
     cdef int panel, count, r
     if BLAS_PROJECTS:
+        width = (cut.total if last_panel == cut.n_panels else last_panel * cut.width) - offset
         for row in range(rows):
-            memcpy(out + row * out_stride, weights.bias, cut.total * sizeof(real))
-        blas_multiply(rows, cut.total, weights.depth, x, x_stride, weights.panels, cut.total, out, out_stride)
+            memcpy(out + row * out_stride + offset, weights.bias + offset, width * sizeof(real))
+        blas_multiply(rows, width, weights.depth, x, x_stride, weights.panels + offset, cut.total,
+                      out + offset, out_stride)
         return
-    for panel in range(cut.n_panels):
+    for panel in range(first_panel, last_panel):
         width = panel_width(cut, panel)
         for r in range(TILE_ROWS):
             start[r] = weights.bias + panel * cut.width

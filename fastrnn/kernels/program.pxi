@@ -5,7 +5,7 @@
 # one tile only, threads take steps that do not depend on each other instead: the two directions of a Bidirectional.
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport parallel, prange, threadid
 from libc.stdlib cimport free, malloc
 from openmp cimport omp_get_wtime
 
@@ -28,6 +28,9 @@ ctypedef size_t (*scratch_t)(const void* layer, const Shape* shapes, Py_ssize_t 
 ctypedef void (*run_t)(
     const void* layer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch) noexcept nogil
 ctypedef double (*cost_t)(const void* layer, const Shape* shapes) noexcept nogil
+ctypedef int (*members_t)(const void* layer, const Shape* shapes, Py_ssize_t rows, int n_threads) noexcept nogil
+ctypedef void (*run_member_t)(
+    const void* layer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch, Member* member) noexcept nogil
 
 cdef struct Operation:
     const void* layer
@@ -39,9 +42,16 @@ cdef struct Operation:
     Py_ssize_t limit     # these are below it; 0: they may be any
 
 
+cdef struct Sharing:
+    # How threads share one step; NULLs where they cannot.
+    members_t members    # how many are worth it
+    run_member_t run
+
+
 cdef class Step:
     """One compiled step: its operation, the buffers it reads and writes, and the arrays that keep its weights alive."""
     cdef Operation operation
+    cdef Sharing sharing
     cdef readonly tuple sources
     cdef readonly tuple targets
     cdef object _alive
@@ -116,7 +126,32 @@ cdef double cost_of_recurrence(const void* pointer, const Shape* shapes) noexcep
 cdef void run_recurrence_step(
     const void* pointer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch,
 ) noexcept nogil:
-    run_recurrence(<const Recurrence*>pointer, shapes, data, rows, scratch)
+    cdef Member alone = join_team(NULL, 0)
+    run_recurrence(<const Recurrence*>pointer, shapes, data, rows, scratch, &alone)
+
+
+cdef int members_of_recurrence(
+    const void* pointer, const Shape* shapes, Py_ssize_t rows, int n_threads,
+) noexcept nogil:
+    """As many as there are, if each saves more of a phase than a meeting costs."""
+    cdef const Recurrence* layer = <const Recurrence*>pointer
+    cdef const Panels* cut
+    cdef double least = -1, cost
+    cdef int phase, members = min(n_threads, <int>MAX_MEMBERS)
+    for phase in range(layer.cell.n_phases):
+        cut = &layer.cell.phases[phase].recurrent.cut
+        members = min(members, cut.n_panels)
+        cost = <double>rows * cut.total * (layer.cell.units + ACTIVATION_COST)
+        least = cost if least < 0 else min(least, cost)
+    if shapes[layer.x].dims[0] < 2 or least * (members - 1) < <double>COST_OF_A_MEETING * members:
+        return 1
+    return members
+
+
+cdef void run_member_of_recurrence(
+    const void* pointer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch, Member* member,
+) noexcept nogil:
+    run_recurrence(<const Recurrence*>pointer, shapes, data, rows, scratch, member)
 
 
 cdef class Recurrent(Step):
@@ -169,6 +204,7 @@ cdef class Recurrent(Step):
         self.operation = Operation(
             &self.layer, infer_recurrence, scratch_of_recurrence, run_recurrence_step, cost_of_recurrence,
             NONE if table is None else x, 0 if table is None else len(table))
+        self.sharing = Sharing(members_of_recurrence, run_member_of_recurrence)
 
 
 # -- Dense ---------------------------------------------------------------------------------------------------------
@@ -212,7 +248,7 @@ cdef void run_dense(
     while first < n:
         count = min(n - first, DENSE_ROWS)
         block = y + first * units if total == units else <real*>scratch
-        project(&layer.weights, count, x + first * depth, depth, block, total)
+        project(&layer.weights, 0, layer.weights.cut.n_panels, count, x + first * depth, depth, block, total)
         if total == units:
             activate_span(layer.activation, block, block, count * units)
         else:
@@ -459,8 +495,10 @@ cdef class Program:
     cdef tuple steps
     cdef tuple outputs
     cdef Operation* operations
+    cdef Sharing* sharings
     cdef int* levels     # (n_levels + 1,), where each level of steps that do not depend on each other starts
     cdef Input* inputs
+    cdef Pace pace
     cdef list arenas     # free ones; append and pop are atomic, so no lock
 
     def __cinit__(self, int n_buffers, steps, inputs, outputs, masks=()):
@@ -473,9 +511,10 @@ cdef class Program:
         self.n_steps, self.n_inputs = <int>len(self.steps), <int>len(inputs)
         self.arenas = []
         self.operations = <Operation*>PyMem_Malloc(max(1, self.n_steps) * sizeof(Operation))
+        self.sharings = <Sharing*>PyMem_Malloc(max(1, self.n_steps) * sizeof(Sharing))
         self.inputs = <Input*>PyMem_Malloc(max(1, self.n_inputs) * sizeof(Input))
         self.levels = <int*>PyMem_Malloc(len(starts) * sizeof(int))
-        if self.operations == NULL or self.inputs == NULL or self.levels == NULL:
+        if self.operations == NULL or self.sharings == NULL or self.inputs == NULL or self.levels == NULL:
             raise MemoryError
         for number in range(self.n_levels + 1):
             self.levels[number] = starts[number]
@@ -489,11 +528,13 @@ cdef class Program:
         for number in range(self.n_steps):
             step = self.steps[number]
             self.operations[number] = step.operation
+            self.sharings[number] = step.sharing
             if step.operation.indices != NONE:
                 self.take_indices(step.operation.indices)
 
     def __dealloc__(self):
         PyMem_Free(self.operations)
+        PyMem_Free(self.sharings)
         PyMem_Free(self.inputs)
         PyMem_Free(self.levels)
 
@@ -667,30 +708,47 @@ cdef class Program:
             dearest = max(dearest, cost)
         return all_steps - dearest if batch * (all_steps - dearest) >= COST_OF_A_THREAD else 0
 
+    cdef int members_of(self, int number, Py_ssize_t batch, const Shape* shapes) noexcept nogil:
+        """How many threads should share a step of one tile."""
+        cdef const Operation* operation = &self.operations[number]
+        if self.sharings[number].run == NULL or batch * operation.cost(operation.layer, shapes) < COST_OF_A_THREAD:
+            return 1
+        return self.sharings[number].members(operation.layer, shapes, batch, n_threads_allowed)
+
+    cdef double cost_spread(self, Py_ssize_t batch, const Shape* shapes) noexcept nogil:
+        """The time of a row where threads share one tile: its steps, side by side or each of them."""
+        cdef double beside, cost = 0
+        cdef int level, number
+        for level in range(self.n_levels):
+            beside = self.cost_beside(level, batch, shapes)
+            cost -= beside
+            for number in range(self.levels[level], self.levels[level + 1]):
+                cost += self.operations[number].cost(self.operations[number].layer, shapes) / (
+                    1 if beside > 0 else self.members_of(number, batch, shapes))
+        return cost
+
     cdef int execute(self, Py_ssize_t batch, const Shape* shapes, char** outside) except -1:
         cdef Call call
         cdef Arena arena
         cdef Py_ssize_t number, n_threads, n_parts, last_tile, most
         cdef size_t head, needed, bytes_of_row = 0
-        cdef double cost = 0, beside = 0
-        cdef double start
-        cdef bint side_by_side
+        cdef double cost = 0, spread, start = 0
+        cdef bint one_tile = False, together
         for number in range(self.n_steps):
             cost += self.operations[number].cost(self.operations[number].layer, shapes)
         n_threads = threads_for(batch, cost)
-        if n_threads_allowed > 1 and self.n_levels < self.n_steps:
-            for number in range(self.n_levels):
-                beside += self.cost_beside(<int>number, batch, shapes)
         for number in range(self.n_buffers):
             if outside[number] == NULL:
                 bytes_of_row += shapes[number].size * shapes[number].item
         most = most_rows(bytes_of_row)
-        side_by_side = beside > 0 and steps_beat_tiles(batch, n_threads, most, cost, cost - beside)
+        if n_threads_allowed > 1 and batch * cost >= COST_OF_A_THREAD:
+            spread = self.cost_spread(batch, shapes)
+            one_tile = spread < cost and steps_beat_tiles(batch, n_threads, most, cost, spread)
         call.batch = batch
-        call.tile = batch if side_by_side else tile_rows_for(batch, n_threads, most)
+        call.tile = batch if one_tile else tile_rows_for(batch, n_threads, most)
         call.n_tiles = (batch + call.tile - 1) // call.tile
         n_parts = n_threads = min(n_threads, call.n_tiles)
-        if side_by_side:
+        if one_tile:
             n_threads = min(n_threads_allowed, self.widest_level)
         call.n_threads = <int>n_threads
         call.shapes = shapes
@@ -726,17 +784,19 @@ cdef class Program:
             if outside[number] == NULL:
                 needed += (call.tile * shapes[number].size * shapes[number].item + 63) // 64 * 64
         with nogil:
-            if n_threads == 1 or not threads_are_free():
+            together = one_tile or n_threads > 1
+            if together:
+                start = omp_get_wtime()
+            if not together or start < self.pace.pause:
                 for number in range(call.n_tiles):
                     self.run_tile(&call, number, 0)
             else:
-                start = omp_get_wtime()
-                if side_by_side:
+                if one_tile:
                     self.run_levels(&call)
                 else:
                     for number in prange(call.n_tiles, num_threads=call.n_threads, schedule="dynamic"):
                         self.run_tile(&call, number, threadid())
-                judge_threads(omp_get_wtime() - start, batch * (cost - beside if side_by_side else cost / n_threads))
+                keep_pace(&self.pace, start, omp_get_wtime(), cost * (batch + ROWS_FOR_WEIGHTS), n_threads_allowed)
         self.arenas.append(arena)
         return 0
 
@@ -765,15 +825,28 @@ cdef class Program:
             self.run_step(call, number, data, min(call.tile, call.batch - tile * call.tile), thread)
 
     cdef void run_levels(self, const Call* call) noexcept nogil:
-        """Run the one tile, and side by side what is worth it."""
+        """Run the one tile with threads that share its steps: side by side, or each of them, where that is worth it."""
         cdef char** data = self.place(call, 0, 0)
         cdef int level, number
         for level in range(self.n_levels):
             if self.cost_beside(level, call.batch, call.shapes) == 0:
                 for number in range(self.levels[level], self.levels[level + 1]):
-                    self.run_step(call, number, data, call.batch, 0)
+                    self.run_shared(call, number, data)
             else:
                 for number in prange(
                     self.levels[level], self.levels[level + 1], num_threads=call.n_threads, schedule="dynamic",
                 ):
                     self.run_step(call, number, data, call.batch, threadid())
+
+    cdef void run_shared(self, const Call* call, int number, char** data) noexcept nogil:
+        cdef int size = self.members_of(number, call.batch, call.shapes)
+        cdef Team team
+        cdef Member member
+        if size == 1:
+            self.run_step(call, number, data, call.batch, 0)
+            return
+        found_team(&team, size)
+        with parallel(num_threads=size):
+            member = join_team(&team, threadid())
+            self.sharings[number].run(
+                self.operations[number].layer, call.shapes, data, call.batch, call.workspaces, &member)

@@ -15,15 +15,35 @@ cdef struct Recurrence:
     int final[2]
 
 cdef struct Workspace:
+    # What the threads of a team share.
     State state
-    real* zx             # (TILE_ROWS, panel width), a tile's x @ kernel where it is apart
-    real* zh             # (TILE_ROWS, panel width), a tile's sums
     real* projected      # (rows, hoisted steps, width), x @ kernel + bias for some steps ahead
     Py_ssize_t hoisted_steps
     Py_ssize_t projected_width
+    char* started        # rows that the mask has let through so far; the leader of a team keeps it
+    # A thread's own.
     const real** ahead   # each row's x @ kernel + bias at this step, where it is computed ahead
+    real* zx             # (TILE_ROWS, panel width), a tile's x @ kernel where it is apart
+    real* zh             # (TILE_ROWS, panel width), a tile's sums
     Py_ssize_t* active   # rows that the mask lets through, this step
-    char* started        # rows that it has let through so far
+
+cdef struct Share:
+    # The part of a phase's panels that a thread computes, and the units of it.
+    int first_panel
+    int last_panel
+    Py_ssize_t first_unit
+    Py_ssize_t n_units
+
+
+cdef Share share_of(const Panels* cut, const Member* member) noexcept nogil:
+    cdef Share share
+    share.first_panel = cut.n_panels * member.number // member.size
+    share.last_panel = cut.n_panels * (member.number + 1) // member.size
+    share.first_unit = share.first_panel * <Py_ssize_t>cut.units
+    share.n_units = (share.last_panel - share.first_panel) * <Py_ssize_t>cut.units
+    if share.last_panel == cut.n_panels:
+        share.n_units += cut.last_units - cut.units
+    return share
 
 
 cdef struct Bump:
@@ -63,43 +83,43 @@ cdef Workspace lay_out(const Recurrence* layer, Py_ssize_t rows, Py_ssize_t step
     work.state.c = <real*>take(bump, state_size if cell.kind == LSTM else 0)
     work.state.update = <real*>take(bump, state_size if cell.kind == GRU_RESET_BEFORE else 0)
     work.state.reset_h = <real*>take(bump, state_size if cell.kind == GRU_RESET_BEFORE else 0)
-    # A cell reads whole vectors from where a gate starts, so past the last gate of a narrow panel.
-    work.zx = <real*>take(bump, (TILE_ROWS * TILE_VECTORS + TILE_VECTORS) * LANES * sizeof(real))
-    work.zh = <real*>take(bump, (TILE_ROWS * TILE_VECTORS + TILE_VECTORS) * LANES * sizeof(real))
+    work.ahead, work.zx, work.zh, work.active = NULL, NULL, NULL, NULL
     work.projected_width = 0
     for phase in range(cell.n_phases):
         work.projected_width += cell.phases[phase].kernel.cut.total
     work.hoisted_steps = 0 if layer.table != NULL else steps_to_hoist(cell, rows, steps, work.projected_width)
     work.projected = <real*>take(
         bump, (rows * work.hoisted_steps * work.projected_width + TILE_VECTORS * LANES) * sizeof(real))
-    work.ahead = <const real**>take(bump, rows * sizeof(real*))
-    work.active = <Py_ssize_t*>take(bump, rows * sizeof(Py_ssize_t))
     work.started = <char*>take(bump, rows if layer.mask != NONE else 0)
     return work
 
 
 cdef void project_ahead(
-    const Cell* cell, const Workspace* work, Py_ssize_t rows, real* x, Py_ssize_t steps, Py_ssize_t first,
-    Py_ssize_t count,
+    const Cell* cell, const Workspace* work, const Member* member, Py_ssize_t rows, real* x, Py_ssize_t steps,
+    Py_ssize_t first, Py_ssize_t count,
 ) noexcept nogil:
     """x @ kernel + bias of the steps first, ..., first + count - 1 of every row, phase beside phase."""
     cdef Py_ssize_t row, offset
+    cdef Share share
     cdef int phase
     for row in range(rows):
         offset = 0
         for phase in range(cell.n_phases):
-            project(&cell.phases[phase].kernel, count, x + (row * steps + first) * cell.features, cell.features,
+            share = share_of(&cell.phases[phase].kernel.cut, member)
+            project(&cell.phases[phase].kernel, share.first_panel, share.last_panel, count,
+                    x + (row * steps + first) * cell.features, cell.features,
                     work.projected + row * work.hoisted_steps * work.projected_width + offset, work.projected_width)
             offset += cell.phases[phase].kernel.cut.total
 
 
 cdef void step_cell(
-    const Cell* cell, const Workspace* work, Py_ssize_t n_active, real* x, Py_ssize_t x_stride, bint ahead,
-    bint from_last_panel,
+    const Cell* cell, const Workspace* work, Member* member, Py_ssize_t n_active, real* x, Py_ssize_t x_stride,
+    bint ahead, bint from_last_panel,
 ) noexcept nogil:
-    """One step of the active rows. x points at this step of row 0, or, with `ahead`, work.ahead holds its product.
+    """One step of the active rows, a thread's share of it: all of it for a thread that works alone.
 
-    Steps that start from the first and from the last panel in turn find the panels read last still in the cache.
+    x points at this step of row 0, or, with `ahead`, work.ahead holds its product. Steps that start from the first and
+    from the last panel in turn find the panels read last still in the cache.
     """
     cdef const Phase* phase
     cdef const Panels* cut
@@ -115,12 +135,18 @@ cdef void step_cell(
     cdef real* h_panel
     cdef Py_ssize_t first, offset, width, row, x_depth = 0 if ahead else cell.features, of_phase = 0
     cdef int p, i, panel, count, r
+    cdef Share share
     for p in range(cell.n_phases):
+        if p > 0:
+            meet(member)
+            if member.size == 0:
+                return
         phase = &cell.phases[p]
         cut = &phase.recurrent.cut
         h = state.reset_h if phase.of_reset_state else state.h
-        for i in range(cut.n_panels):
-            panel = cut.n_panels - 1 - i if from_last_panel else i
+        share = share_of(cut, member)
+        for i in range(share.last_panel - share.first_panel):
+            panel = share.last_panel - 1 - i if from_last_panel else share.first_panel + i
             offset = panel * cut.width
             width = panel_width(cut, panel)
             x_panel = phase.kernel.panels + offset * cell.features
@@ -154,9 +180,11 @@ cdef void step_cell(
 
 
 cdef void run_recurrence(
-    const Recurrence* layer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch,
+    const Recurrence* layer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch, Member* member,
 ) noexcept nogil:
+    """The whole sequence; `member` says which part of each step is this thread's."""
     cdef const Cell* cell = &layer.cell
+    cdef const Panels* last_cut = &cell.phases[cell.n_phases - 1].recurrent.cut
     cdef Py_ssize_t steps = shapes[layer.x].dims[0], units = cell.units, features = cell.features
     cdef Bump bump = Bump(scratch, 0)
     cdef Workspace work = lay_out(layer, rows, steps, &bump)
@@ -164,24 +192,41 @@ cdef void run_recurrence(
     cdef real* x = <real*>data[layer.x]
     cdef real* y = <real*>data[layer.y] if layer.y != NONE else NULL
     cdef char* mask = data[layer.mask] if layer.mask != NONE else NULL
-    cdef Py_ssize_t step, t, row, n_active = rows, first_hoisted = 0, y_row = steps * units
-    cdef size_t row_size = units * sizeof(real)
+    cdef Py_ssize_t step = 0, t, row, n_active = rows, first_hoisted
+    cdef size_t part_of_row
     cdef bint passed
-    cdef real* swap
     cdef real* out
+    cdef Share share
+    # A cell reads whole vectors from where a gate starts, so past the last gate of a narrow panel.
+    cdef vec zx[TILE_ROWS * TILE_VECTORS + TILE_VECTORS]
+    cdef vec zh[TILE_ROWS * TILE_VECTORS + TILE_VECTORS]
+    cdef const real* ahead[ROWS_AT_ONCE]
+    cdef Py_ssize_t active[ROWS_AT_ONCE]
+    work.zx, work.zh, work.ahead, work.active = <real*>zx, <real*>zh, ahead, active
 
     for row in range(rows):
         work.active[row] = row
-    load_states(layer, data, rows, state)
-    if mask != NULL:
-        memset(work.started, 0, <size_t>rows)
-    for step in range(steps):
+    if member.number == 0:
+        load_states(layer, data, rows, state)
+        if mask != NULL:
+            memset(work.started, 0, <size_t>rows)
+    else:
+        step = await_start(member)
+        if step < 0:
+            return
+        if step & 1:
+            state.h, state.h_next = state.h_next, state.h
+    while step < steps:
+        if member.number == 0:
+            gather(member, step)
         t = steps - 1 - step if layer.go_backwards else step
         if work.hoisted_steps:
+            first_hoisted = step - step % work.hoisted_steps
+            if layer.go_backwards:
+                first_hoisted = max(steps - first_hoisted - work.hoisted_steps, 0)
             if step % work.hoisted_steps == 0:
-                first_hoisted = max(t - work.hoisted_steps + 1, 0) if layer.go_backwards else t
-                project_ahead(cell, &work, rows, x, steps, first_hoisted,
-                              min(work.hoisted_steps, t + 1 if layer.go_backwards else steps - t))
+                project_ahead(cell, &work, member, rows, x, steps, first_hoisted,
+                              min(work.hoisted_steps, steps - step))
             for row in range(rows):
                 work.ahead[row] = work.projected + (
                     row * work.hoisted_steps + t - first_hoisted) * work.projected_width
@@ -195,32 +240,42 @@ cdef void run_recurrence(
                 if mask[row * steps + t]:
                     work.active[n_active] = row
                     n_active += 1
-        step_cell(cell, &work, n_active, x + t * features, steps * features,
+        step_cell(cell, &work, member, n_active, x + t * features, steps * features,
                   layer.table != NULL or work.hoisted_steps > 0, step & 1)
+        if member.size == 0:
+            return
+        share = share_of(last_cut, member)
+        part_of_row = share.n_units * sizeof(real)
         if mask != NULL:
             for row in range(rows):
-                if mask[row * steps + t]:
+                if not mask[row * steps + t]:
+                    memcpy(state.h_next + row * state.stride + share.first_unit,
+                           state.h + row * state.stride + share.first_unit, part_of_row)
+                elif member.number == 0:
                     work.started[row] = 1
-                else:
-                    memcpy(state.h_next + row * state.stride, state.h + row * state.stride, row_size)
-        swap = state.h
-        state.h = state.h_next
-        state.h_next = swap
+        state.h, state.h_next = state.h_next, state.h
         if y != NULL and (layer.return_sequences or step == steps - 1):
             for row in range(rows):
-                out = y + (row * steps + step if layer.return_sequences else row) * units
+                out = y + (row * steps + step if layer.return_sequences else row) * units + share.first_unit
                 # Keras: a masked step repeats the output before it, and there is none before a row's first step.
                 passed = mask == NULL or mask[row * steps + t] or (
                     work.started[row] and not layer.zero_output_for_mask)
                 if passed:
-                    memcpy(out, state.h + row * state.stride, row_size)
+                    memcpy(out, state.h + row * state.stride + share.first_unit, part_of_row)
                 else:
-                    memset(out, 0, row_size)
+                    memset(out, 0, part_of_row)
+        meet(member)
+        if member.size == 0:
+            return
+        step += 1
+    if member.number > 0:
+        return
+    dismiss(member)
     for row in range(rows):
         if layer.final[0] != NONE:
-            memcpy(<real*>data[layer.final[0]] + row * units, state.h + row * state.stride, row_size)
+            memcpy(<real*>data[layer.final[0]] + row * units, state.h + row * state.stride, units * sizeof(real))
         if layer.final[1] != NONE:
-            memcpy(<real*>data[layer.final[1]] + row * units, state.c + row * state.stride, row_size)
+            memcpy(<real*>data[layer.final[1]] + row * units, state.c + row * state.stride, units * sizeof(real))
 
 
 cdef object project_table(const Cell* cell, object table, object kernel, object bias):

@@ -27,31 +27,26 @@ cdef enum:
     TILE_BYTES = 67108864
     # Pixels of an image that go through one panel of weights before the next: a multiple of every TILE_ROWS.
     PIXELS_AT_ONCE = 192
-    # How much longer than they took threads that share an image rest where one is faster: little is lost by trying.
+    # How much longer than they took threads rest after they were slower than one thread: little is lost by trying.
     PAUSE = 20
     # Multiply-adds below which a second thread costs more than it takes over.
     COST_OF_A_THREAD = 400000
     # Rows that cost as much as reading the weights of a tile: LSTM(256) takes 1200 us for 1, 1500 for 2, 2450 for 4.
     ROWS_FOR_WEIGHTS = 2
-    # Multiply-adds a second and lane that a thread reaches at least, by far: 1.4e9 to 3.4e9 were measured.
-    SLOWEST_LANE = 200000000
-    # Calls that do without threads after one that they slowed down; twice as many each time it happens again.
-    FEWEST_CALLS_ALONE = 16
-    MOST_CALLS_ALONE = 4096
+    # Multiply-adds of a step that a meeting of threads costs as much time as.
+    COST_OF_A_MEETING = 16000
+    # Turns of a waiting loop after which a thread that is waited for must have lost its core.
+    TURNS_TO_WAIT = 2000
     # Buffers that a call keeps on the stack.
     SMALL_BUFFERS = 16
 
 cdef int n_threads_allowed = 1
-# Threads may read and write these at once: whatever comes of it, the numbers of a call do not depend on them.
-cdef int calls_alone = 0       # that are still to do without threads
-cdef int calls_alone_next = 0  # after the next call that threads slow down
 
 
 def set_num_threads(int n):
     """Let a call use at most `n` threads; OverflowError beyond a C int."""
-    global n_threads_allowed, calls_alone, calls_alone_next
+    global n_threads_allowed
     n_threads_allowed = n
-    calls_alone = calls_alone_next = 0
 
 
 cdef Py_ssize_t threads_for(Py_ssize_t batch, double cost_of_row) noexcept nogil:
@@ -87,23 +82,21 @@ cdef bint steps_beat_tiles(
         cost_of_row * (tile + ROWS_FOR_WEIGHTS))
 
 
-cdef bint threads_are_free() noexcept nogil:
-    """Whether this call should start threads.
+cdef struct Pace:
+    # What was seen of threads that share some work. Calls that meet here may lose a measurement, and nothing else.
+    double alone         # seconds that its unit takes one thread at most, as far as is known; 0 before any call
+    double pause         # the time before which threads rest
 
-    Where other programs keep the CPUs busy a call waits for its threads to be scheduled: 36000 us for one of 160 us.
+
+cdef void keep_pace(Pace* pace, double start, double end, double cost, int n_threads) noexcept nogil:
+    """Learn from work of `cost` units that `n_threads` threads shared from `start` to `end`, in seconds.
+
+    Where other programs keep the processors busy, a call waits for its threads to be scheduled: 36000 us for one of
+    160 us was seen. After a call that was slower than one thread would have been, threads rest for PAUSE times as
+    long. One thread takes no longer than all of them together.
     """
-    global calls_alone
-    if calls_alone > 0:
-        calls_alone -= 1
-        return False
-    return True
-
-
-cdef void judge_threads(double seconds, double cost) noexcept nogil:
-    """Learn from how long a call took whose threads had at most `cost` to do."""
-    global calls_alone, calls_alone_next
-    if seconds > 50e-6 + cost / (<double>LANES * SLOWEST_LANE):
-        calls_alone_next = min(max(2 * calls_alone_next, FEWEST_CALLS_ALONE), MOST_CALLS_ALONE)
-        calls_alone = calls_alone_next
-    else:
-        calls_alone_next //= 2
+    cdef double seconds = end - start
+    if pace.alone == 0 or n_threads * seconds < pace.alone * cost:
+        pace.alone = n_threads * seconds / cost
+    elif seconds > pace.alone * cost:
+        pace.pause = end + PAUSE * seconds
