@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import keras
+import numpy as np
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -19,4 +20,5 @@ def test_examples_run(tmp_path, monkeypatch, capsys):
     assert names["first"].shape == (1, 1)
     assert names["sequence"].shape == (2, 6, 4)
     assert names["h"].shape == names["c"].shape == (2, 4)
+    assert names["both"](np.ones((2, 5, 3))).shape == (2, 2)
     assert "LSTM" in capsys.readouterr().out
