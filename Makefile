@@ -23,7 +23,14 @@ test: $(VENV)/test.stamp
 	$(BIN)/pytest --numprocesses auto
 
 bench: $(VENV)/bench.stamp
-	$(PYTHON) -m benchmarks.compare
+	mkdir -p bench-results
+	$(PYTHON) -m benchmarks.startup --json bench-results/startup.json
+	$(PYTHON) -m benchmarks.padding --json bench-results/padding.json
+	$(PYTHON) -m benchmarks.contention --json bench-results/contention.json
+	$(PYTHON) -m benchmarks.bulk --json bench-results/bulk.json
+	$(PYTHON) -m benchmarks.growth --json bench-results/growth.json --chart bench-results/growth.svg
+	$(PYTHON) -m benchmarks.compare --json bench-results/compare.json
+	$(PYTHON) -m benchmarks.chart bench-results/compare.json bench-results/compare.svg
 
 bench-check: $(VENV)/test.stamp
 	$(BIN)/pytest benchmarks/test_regression.py
@@ -45,7 +52,7 @@ format: $(VENV)/lint.stamp
 build: $(VENV)/build.stamp
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info sunspots.png .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) bench-results build dist *.egg-info sunspots.png .mypy_cache .pytest_cache .ruff_cache
 	find fastrnn tests benchmarks examples -name __pycache__ -prune -exec rm -r {} +
 	find fastrnn -name '*.so' -delete
 

@@ -12,7 +12,21 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks import compare, draw, growth, limits, machine, oracle
+import fastrnn
+from benchmarks import (
+    bulk,
+    chart,
+    compare,
+    contention,
+    draw,
+    growth,
+    limits,
+    machine,
+    oracle,
+    padding,
+    startup,
+    subject,
+)
 from benchmarks.configurations import (
     DESIGN,
     MODELS,
@@ -462,3 +476,83 @@ def test_every_case_of_the_regression_has_a_baseline():
     ratios = json.loads((Path(compare.__file__).with_name("baseline.json")).read_text())
     assert list(ratios) == [configuration.name for configuration in CASES]
     assert all(ratio > 0 for ratio in ratios.values())
+
+
+def test_chart_shows_the_rows_that_have_a_ratio(tmp_path):
+    timing = compare.Timing(median=2.0, minimum=1.5, calls=3, error=1e-7)
+    both = {"fastrnn": timing, "PyTorch": timing}
+    rows = [
+        compare.Row(TINY, 1, both, {}, limit=0.75),
+        compare.Row(TINY, 2, both, {}, limit=0.75),
+        compare.Row(SEVERAL[1], 1, {"fastrnn": timing}, {}, limit=0.75),
+    ]
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(compare.report(rows, [MACHINE], {})))
+    drawn = tmp_path / "chart.svg"
+    chart.main([str(results), str(drawn)])
+    text = drawn.read_text()
+    assert "2 threads" in text
+    assert TINY.name.replace(">", "&gt;") in text
+    assert SEVERAL[1].name.replace(">", "&gt;") not in text
+
+
+@pytest.fixture
+def threads_as_before():
+    before = fastrnn.get_num_threads()
+    yield
+    fastrnn.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads_as_before")
+def test_contention_compares_with_a_quiet_thread():
+    result = contention.measure_one(single("lstm", 2, 3, 1, 4), 0.01)
+    means = [result[name] for name in ("quiet, one thread", "quiet", "busy", "callers")]
+    assert min(means) > 0
+    assert "beside" in contention.line(result)
+
+
+def test_mean_call_counts_long_calls():
+    assert 0.02 <= contention.mean_call(lambda: time.sleep(0.02), 0.001) < 0.2
+
+
+@pytest.mark.usefixtures("threads_as_before")
+def test_padding_changes_the_valid_steps_only():
+    configuration = single("gru", 3, 4, 50, 10)
+    x = configuration.inputs()
+    short = padding.padded(x)
+    lengths = (short != 0).any(-1).sum(1)
+    assert lengths.min() >= 1
+    assert 4 < lengths.mean() < 7
+    for row, full, length in zip(short, x, lengths, strict=True):
+        np.testing.assert_array_equal(row[:length], full[:length])
+        assert not row[length:].any()
+    result = padding.measure_one(configuration, 1, 0.001)
+    assert result["valid"] == pytest.approx(lengths.mean() / 10)
+    model = padding.masked_model(configuration)
+    expected = oracle.expected(configuration)
+    np.testing.assert_allclose(model(x)[oracle.sample(50)], expected, atol=1e-6)
+    assert "steps valid" in padding.line(result)
+
+
+def test_startup_is_told_as_a_ratio_to_what_must_be_imported(monkeypatch):
+    taken = {"pass": 0.1, startup.PROGRAMS[startup.BASE]: 0.4, startup.PROGRAMS["fastrnn"]: 0.6}
+    monkeypatch.setattr(startup, "seconds", lambda program, model: taken.get(program, 0.8))
+    results = {result["name"]: result for result in startup.measure(quick=True)}
+    assert results["fastrnn"]["ratio"] == pytest.approx(1.5)
+    assert results["fastrnn and a model"]["median"] == pytest.approx(800)
+    assert startup.MODEL.exists()
+
+
+def test_bulk_measures_memory_and_throughput():
+    result = bulk.predict(50_000, 1)
+    assert 0 <= result["memory"] < 64
+    assert result["rate"] > 1000
+    assert "above input and output" in bulk.line(result)
+
+
+def test_a_subject_writes_all_it_printed(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "results.json"
+    monkeypatch.setattr(sys, "argv", ["", "--quick", "--json", str(file)])
+    subject.run("m", "text", lambda quick: iter([{"quick": quick}]), lambda result: f"is {result}")
+    assert capsys.readouterr().out == "is {'quick': True}\n"
+    assert json.loads(file.read_text())["results"] == [{"quick": True}]
