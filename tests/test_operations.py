@@ -1,5 +1,6 @@
 """The operations that Keras's functional API records, loaded with the model around them."""
 
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -140,3 +141,11 @@ def test_giant_arrays_are_not_tried_out():
     builder = plan.Builder()
     with pytest.raises(ValueError, match=r"shape \(2, 1073741824\).*at most \d+ numbers"):
         OPERATIONS["Exp"]().lower_call(builder, [builder.value((None, 1 << 30))], {})
+
+
+def test_a_model_with_operations_is_pickled():
+    x = fastrnn.Input((3,))
+    model = fastrnn.Model(x, [x * 2.0 + 1.0, fastrnn.ops.mean(x, axis=-1)])
+    array = np.ones((2, 3), "float32")
+    for got, expected in zip(pickle.loads(pickle.dumps(model))(array), model(array), strict=True):
+        np.testing.assert_array_equal(got, expected)

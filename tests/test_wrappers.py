@@ -328,6 +328,10 @@ def test_a_stateful_layer_goes_on_from_step_to_step(rng):
     assert np.abs(first - second).max() > 1e-3
     model.reset_states()
     assert_equal(model(x), first)
+    given = [rng.normal(size=(2, 3)).astype("float32") for _ in ours.states]
+    ours.reset_states(given)
+    assert_equal(ours.states, given)
+    assert_equal(model.states, given)
 
 
 def test_a_layer_with_several_outputs_at_every_step_is_refused():

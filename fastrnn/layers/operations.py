@@ -44,6 +44,13 @@ class Operation(Layer):
         self.options = {key: _lists_to_tuples(value) for key, value in options.items()}
         self.built = True
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The classes are made from a table, so pickle finds them by their names in it.
+        from fastrnn.layers import LOADABLE
+
+        (name,) = (name for name, loadable in LOADABLE.items() if loadable is type(self))
+        return _blank, (name,), self.__getstate__()
+
     def _arguments(
         self, args: Sequence[Nested], kwargs: dict[str, Nested]
     ) -> tuple[tuple[Nested, ...], dict[str, Nested]]:
@@ -95,6 +102,14 @@ class Operation(Layer):
         targets = tuple(value.buffer for value in flatten(outputs))
         builder.add(plan.ApplySeveral(sources, targets, None, compute))
         return outputs
+
+
+def _blank(name: str) -> Layer:
+    """An operation without its attributes, which unpickling brings."""
+    from fastrnn.layers import LOADABLE
+
+    cls = LOADABLE[name]
+    return cls.__new__(cls)
 
 
 def _half_of(dtypes: Sequence[np.dtype | None]) -> np.dtype | None:

@@ -267,6 +267,15 @@ class TimeDistributed(Layer):
         layer._users.append(self)
 
     @property
+    def states(self) -> Any:
+        """The states of the layer inside, where it is stateful."""
+        return self.layer.states  # type: ignore[attr-defined]  # a recurrent layer's, or a model's
+
+    def reset_states(self, states: StatesLike | None = None) -> None:
+        """Set the states of the layer inside; zeros by default."""
+        self.layer.reset_states(states)  # type: ignore[attr-defined]  # as above
+
+    @property
     def stateful(self) -> bool:
         """bool: whether the layer, or a layer in it, keeps states from step to step and call to call."""
         return any(True for _ in self.layer._stateful_layers())
