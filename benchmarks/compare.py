@@ -275,15 +275,21 @@ def _digits(microseconds: float) -> str:
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """A line a number of threads: the geometric mean and the lowest of the ratios."""
+    """A line a number of threads: geometric means of the ratios and the lowest of them."""
     lines = []
     for threads in sorted({row.threads for row in rows}):
         rated = [row for row in rows if row.threads == threads and row.ratio() is not None]
         if rated:
+            singles = [row for row in rated if row.configuration.batch == 1]
             mean = statistics.geometric_mean(row.ratio() for row in rated)
+            of_singles = (
+                f"{statistics.geometric_mean(row.ratio() for row in singles):.2f}"
+                if singles
+                else "-"
+            )
             lowest = min(rated, key=Row.ratio)
             lines.append(
-                f"{RATIO}, threads {threads}: geometric mean {mean:.2f}, "
+                f"{RATIO}, threads {threads}: geometric mean {mean:.2f}, of batch 1 {of_singles}, "
                 f"lowest {lowest.ratio():.2f} ({lowest.configuration.name}, {lowest.best_peer()})"
             )
     return lines

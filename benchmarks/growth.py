@@ -57,6 +57,20 @@ def weight_bytes(configuration: Configuration) -> int:
     return FLOAT * GATES[layer.cell] * layer.units**2
 
 
+def sequence_bytes(configuration: Configuration) -> int:
+    """Bytes of the input and the output that every call goes through."""
+    rows = configuration.batch * configuration.timesteps
+    return FLOAT * rows * (configuration.features + configuration.layers[-1].width)
+
+
+# What grows with an axis until a cache cannot hold it, its bytes, and the power of the size that these grow with.
+GROWING = {
+    "timesteps": ("input and output", sequence_bytes, 1),
+    "batch": ("input and output", sequence_bytes, 1),
+    "units": ("recurrent weights", weight_bytes, 2),
+}
+
+
 def exponents(points: Sequence[Point], what: str) -> list[float]:
     """The power of its size that a time grows with, from each point of an axis to the next: 1 is linear."""
     times = [(point.size, point.microseconds(what)) for point in points]
@@ -67,10 +81,12 @@ def exponents(points: Sequence[Point], what: str) -> list[float]:
 
 
 def edges(points: Sequence[Point], limits: Machine) -> dict[str, float]:
-    """The number of units from which the recurrent weights no longer fit a cache, by the cache's name."""
-    gates = weight_bytes(points[0].row.configuration) / points[0].size ** 2
+    """The size of an axis from which what grows with it no longer fits a cache, by the cache's name."""
+    first = points[0]
+    _, grown_bytes, power = GROWING[first.axis]
+    unit = grown_bytes(first.row.configuration) / first.size**power
     return {
-        level.name: (level.size * limits.threads / gates) ** 0.5
+        level.name: (level.size * limits.threads / unit) ** (1 / power)
         for level in limits.levels
         if level.size is not None
     }
@@ -128,12 +144,13 @@ def draw(points: Sequence[Point], limits: Machine, file: Path) -> None:
                 marker="." if what in ENGINES else None,
                 label=what,
             )
-        picture.set(xscale="log", yscale="log", xlabel=axis, title=_title(axis))
-        if axis == "units":
-            for name, units in edges(own, limits).items():
-                picture.axvline(units, color="0.8", linestyle=":")
+        picture.set(xscale="log", yscale="log", title=_title(axis))
+        picture.set_xlabel(f"{axis} (dotted: {GROWING[axis][0]} fill a cache)")
+        for name, size in edges(own, limits).items():
+            if AXES[axis][0] <= size <= AXES[axis][-1]:
+                picture.axvline(size, color="0.8", linestyle=":")
                 picture.annotate(
-                    name, (units, 1), xycoords=("data", "axes fraction"), ha="right", va="top"
+                    name, (size, 1), xycoords=("data", "axes fraction"), ha="right", va="top"
                 )
     figure.axes[0].set_ylabel("microseconds a call")
     figure.axes[0].legend(frameon=False)
@@ -189,10 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if all(point.microseconds(engine) for point in own):
                 steps = " ".join(f"{power:.2f}" for power in exponents(own, engine))
                 print(f"{engine} grows with {axis} to the power of {steps}")
-    if "units" in axes:
-        own = [point for point in points if point.axis == "units"]
-        ends = (f"{name} at {units:.0f} units" for name, units in edges(own, limits).items())
-        print(f"recurrent weights outgrow {', '.join(ends)}")
+        ends = (f"{name} at {size:.0f} {axis}" for name, size in edges(own, limits).items())
+        print(f"{GROWING[axis][0]} outgrow {', '.join(ends)}")
     options.json.write_text(json.dumps(report(points, limits), indent=1) + "\n")
     draw(points, limits, options.chart)
 

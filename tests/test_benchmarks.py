@@ -442,15 +442,20 @@ def test_growth_is_told_by_its_power():
     assert growth.exponents(points, "fastrnn") == pytest.approx([1, 2])
     # 4 gates x units**2 x 4 bytes fit 1000 bytes up to 7.9 units; 4000 on two threads with a cache each.
     assert growth.edges(points, MACHINE) == {"L1": pytest.approx(7.9, abs=0.01)}
+    # 4 bytes of 64 features and 128 units a sequence of 100 timesteps.
+    assert growth.edges(grown("batch", {2: 1.0, 4: 2.0}), MACHINE) == {"L1": 1000 / 76800}
     two = dataclasses.replace(MACHINE, threads=2)
     assert growth.edges(points, two) == {"L1": pytest.approx(11.18, abs=0.01)}
 
 
 def test_growth_is_drawn_with_the_caches_and_without_what_failed(tmp_path):
     points = [*grown("units", {8: 1.0, 16: None, 64: 32.0}), *grown("batch", {1: 1.0, 2: 2.0})]
-    chart = tmp_path / "growth.svg"
-    growth.draw(points, MACHINE, chart)
-    assert "L1" in chart.read_text()
+    levels = machine.Level("L1", 10_000, 40.0), machine.Level("L2", 10**9, 30.0), MACHINE.levels[-1]
+    drawn = tmp_path / "growth.svg"
+    growth.draw(points, dataclasses.replace(MACHINE, levels=levels), drawn)
+    text = drawn.read_text()
+    assert "<!-- L1 -->" in text
+    assert "<!-- L2 -->" not in text
     described = growth.report(points, MACHINE)["points"]
     assert [(point["axis"], point["size"]) for point in described][:2] == [
         ("units", 8),
