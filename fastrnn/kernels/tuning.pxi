@@ -27,8 +27,8 @@ cdef enum:
     TILE_BYTES = 67108864
     # Pixels of an image that go through one panel of weights before the next: a multiple of every TILE_ROWS.
     PIXELS_AT_ONCE = 192
-    # How much longer than they took threads rest after they were slower than one thread: little is lost by trying.
-    PAUSE = 20
+    # How many times as long as they took threads rest at most after they were slower than one thread.
+    LONGEST_REST = 64
     # Multiply-adds below which a second thread costs more than it takes over.
     COST_OF_A_THREAD = 400000
     # Rows that cost as much as reading the weights of a tile: LSTM(256) takes 1200 us for 1, 1500 for 2, 2450 for 4.
@@ -86,17 +86,22 @@ cdef struct Pace:
     # What was seen of threads that share some work. Calls that meet here may lose a measurement, and nothing else.
     double alone         # seconds that its unit takes one thread at most, as far as is known; 0 before any call
     double pause         # the time before which threads rest
+    double rest          # how many times as long as they took they rested last, less for each good call since
 
 
 cdef void keep_pace(Pace* pace, double start, double end, double cost, int n_threads) noexcept nogil:
     """Learn from work of `cost` units that `n_threads` threads shared from `start` to `end`, in seconds.
 
     Where other programs keep the processors busy, a call waits for its threads to be scheduled: 36000 us for one of
-    160 us was seen. After a call that was slower than one thread would have been, threads rest for PAUSE times as
-    long. One thread takes no longer than all of them together.
+    160 us was seen. After work that was slower than on one thread they rest as long as it took, and four times as
+    long as before when it happens again: a thread that was only asleep costs little, a busy machine little more.
+    One thread takes no longer than all of them together.
     """
     cdef double seconds = end - start
     if pace.alone == 0 or n_threads * seconds < pace.alone * cost:
         pace.alone = n_threads * seconds / cost
     elif seconds > pace.alone * cost:
-        pace.pause = end + PAUSE * seconds
+        pace.rest = min(max(4 * pace.rest, 1.0), <double>LONGEST_REST)
+        pace.pause = end + pace.rest * seconds
+    else:
+        pace.rest /= 2
