@@ -12,7 +12,7 @@ SOURCES := setup.py $(shell find fastrnn -name '*.pyx' -o -name '*.px[di]' -o -n
 # $(call pyproject,KEYS): the list under these keys of pyproject.toml, an item a line.
 pyproject = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 
-.PHONY: demo test bench bench-check bench-baseline lint format build clean
+.PHONY: demo test bench bench-all bench-check bench-baseline lint format build clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -23,6 +23,10 @@ test: $(VENV)/test.stamp
 	$(BIN)/pytest --numprocesses auto
 
 bench: $(VENV)/bench.stamp
+	$(PYTHON) -m benchmarks.compare --rows design,models
+
+# Everything there is to measure, for an hour and more.
+bench-all: $(VENV)/bench.stamp
 	mkdir -p bench-results
 	$(PYTHON) -m benchmarks.startup --json bench-results/startup.json
 	$(PYTHON) -m benchmarks.padding --json bench-results/padding.json

@@ -349,6 +349,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
             raise argparse.ArgumentTypeError(f"expected {', '.join(ENGINES)}, got {unknown}")
         return names
 
+    def tables(text: str) -> list[str]:
+        names = text.split(",")
+        unknown = [name for name in names if name not in ROWS]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"expected {', '.join(ROWS)}, got {unknown}")
+        return names
+
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument(
         "--only", metavar="PATTERN", type=re.compile, help="rows whose name matches this regex"
@@ -368,7 +375,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"by default all that are installed: {','.join(ENGINES)}",
     )
     parser.add_argument(
-        "--rows", choices=[*ROWS, "all"], default="all", help="which table, by default all"
+        "--rows",
+        type=tables,
+        default=list(ROWS),
+        help=f"tables, by default all: {','.join(ROWS)}",
     )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write everything measured")
@@ -379,10 +389,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; 1 when an engine failed or gave another output than the others."""
     options = parse_arguments(arguments)
-    chosen = sum(ROWS.values(), ()) if options.rows == "all" else ROWS[options.rows]
     configurations = [
         configuration
-        for configuration in chosen
+        for name in options.rows
+        for configuration in ROWS[name]
         if options.only is None or options.only.search(configuration.name)
     ]
     if not configurations:

@@ -143,7 +143,9 @@ cdef int members_of_recurrence(
         members = min(members, cut.n_panels)
         cost = <double>rows * cut.total * (layer.cell.units + ACTIVATION_COST)
         least = cost if least < 0 else min(least, cost)
-    if shapes[layer.x].dims[0] < 2 or least * (members - 1) < <double>COST_OF_A_MEETING * members:
+    if rows > ROWS_TO_SHARE or shapes[layer.x].dims[0] < 2:
+        return 1
+    if least * (members - 1) < <double>COST_OF_A_MEETING * members:
         return 1
     return members
 
