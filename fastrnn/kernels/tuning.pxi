@@ -96,14 +96,14 @@ cdef void keep_pace(Pace* pace, double start, double end, double cost, int n_thr
     """Learn from work of `cost` units that `n_threads` threads shared from `start` to `end`, in seconds.
 
     Where other programs keep the processors busy, a call waits for its threads to be scheduled: 36000 us for one of
-    160 us was seen. After work that was slower than on one thread they rest as long as it took, and four times as
-    long as before when it happens again: a thread that was only asleep costs little, a busy machine little more.
-    One thread takes no longer than all of them together.
+    160 us was seen. After work that took half as long again as on one thread they rest as long as it took, and four
+    times as long as before when it happens again: a thread that was only asleep, or a cold cache, costs little, a busy
+    machine little more. One thread takes no longer than all of them together.
     """
     cdef double seconds = end - start
     if pace.alone == 0 or n_threads * seconds < pace.alone * cost:
         pace.alone = n_threads * seconds / cost
-    elif seconds > pace.alone * cost:
+    elif seconds > 1.5 * pace.alone * cost:
         pace.rest = min(max(4 * pace.rest, 1.0), <double>LONGEST_REST)
         pace.pause = end + pace.rest * seconds
     else:
