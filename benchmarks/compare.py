@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import statistics
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -435,7 +436,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         options.json.write_text(json.dumps(report(rows, machines, versions), indent=1) + "\n")
     if options.readme:
-        command = " ".join(["python -m benchmarks.compare", *(arguments or sys.argv[1:])])
+        command = f"python -m benchmarks.compare {shlex.join(arguments or sys.argv[1:])}"
         write_readme(table.markdown(rows), versions, command)
     return 1 if failures else 0
 
