@@ -6,8 +6,8 @@ import json
 import os
 import platform
 import re
-import statistics
 import shlex
+import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
