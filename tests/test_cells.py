@@ -373,6 +373,41 @@ def test_states_of_any_nesting_and_shape(rng):
         layer(x, initial_state=[[np.ones((2, 3)), np.ones((2, 3))], np.ones((2, 4))])
 
 
+def test_steps_ask_a_users_cell_for_no_example_of_its_states(rng):
+    class Counting(Nested):
+        asked = 0
+
+        def get_initial_state(self, batch_size=None):
+            self.asked += 1
+            return super().get_initial_state(batch_size)
+
+    asked = []
+    for steps in (3, 30):
+        layer = layers.RNN(Counting())
+        layer(rng.normal(size=(2, steps, 4)).astype("float32"))
+        asked.append(layer.cell.asked)
+    assert asked[0] == asked[1]
+
+
+def test_states_of_a_users_cell_that_knows_their_sizes_once_built(rng):
+    class Own(fastrnn.Layer):
+        state_size = 1
+
+        def build(self, input_shape):
+            self.state_size = input_shape[-1]
+
+        def get_initial_state(self, batch_size=None):
+            return [np.ones((batch_size, self.state_size))]
+
+        def call(self, inputs, states):
+            return inputs + states[0], [states[0] + 1]
+
+    layer = layers.RNN(Own(), return_state=True)
+    assert layer.compute_output_shape((2, 5, 3)) == ((2, 1), (2, 1))
+    y, h = layer(np.zeros((2, 5, 3), "float32"))
+    assert_same([y, h], [np.full((2, 3), 5), np.full((2, 3), 6)])
+
+
 def test_a_stateful_layer_over_a_users_cell(rng):
     cell = Nested()
     layer = layers.RNN(cell, stateful=True, return_sequences=True)

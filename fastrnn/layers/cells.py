@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, Self
 
@@ -59,16 +60,26 @@ class UserCell(Cell):
         names = {parameter.name for parameter in accepted}
         self.takes_constants = any_keyword or "constants" in names
         self.options: dict[str, Any] = {"training": False} if "training" in names else {}
+        self._kept_example: list[Any] | None = None
+
+    @property
+    def _is_built(self) -> bool:
+        return not isinstance(self.cell, Layer) or self.cell.built
 
     def _example(self) -> list[Any]:
-        """States for a batch of one, in their structure."""
-        make = getattr(self.cell, "get_initial_state", None)
-        if make is None or (isinstance(self.cell, Layer) and not self.cell.built):
-            size = self.cell.state_size
-            sizes = _lists(size) if isinstance(size, (list, tuple)) else [size]
-            made: list[Any] = map_structure(lambda n: np.zeros((1, n), self.compute_dtype), sizes)
-            return made
-        return self._made_by_cell(1)
+        """States for a batch of one, in their structure; kept, since every step asks, once nothing can change them."""
+        if not self._is_built:
+            return self._zeros()
+        if self._kept_example is None:
+            makes_states = hasattr(self.cell, "get_initial_state")
+            self._kept_example = self._made_by_cell(1) if makes_states else self._zeros()
+        return self._kept_example
+
+    def _zeros(self) -> list[Any]:
+        size = self.cell.state_size
+        sizes = _lists(size) if isinstance(size, (list, tuple)) else [size]
+        made: list[Any] = map_structure(lambda n: np.zeros((1, n), self.compute_dtype), sizes)
+        return made
 
     def _made_by_cell(self, batch: int) -> list[Any]:
         states = _lists(self.cell.get_initial_state(batch_size=batch))
@@ -101,13 +112,14 @@ class UserCell(Cell):
         return tuple(self.initial_state_of(len(x)))
 
     def build_for(self, step_shape: Shape) -> None:
-        if isinstance(self.cell, Layer) and not self.cell.built:
+        if not self._is_built:
             self.cell.build(step_shape)
             self.cell.built = True
+            self._kept_example = None
 
     def with_constants(self, constants: Sequence[np.ndarray]) -> "UserCell":
         """Return the cell with `constants` given to its every step."""
-        cell = UserCell(self.cell, self.compute_dtype)
+        cell = copy(self)
         cell.options = {**self.options, "constants": [_read_only(array) for array in constants]}
         return cell
 
