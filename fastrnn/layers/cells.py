@@ -12,7 +12,7 @@ from fastrnn import plan, reference
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import Config, Shape
 from fastrnn.layers.base import Layer, deserialize, serialize
-from fastrnn.layers.rnn import Cell, KerasCell, OverTime, StatesLike
+from fastrnn.layers.rnn import Cell, KerasCell, OverTime, StatesLike, last_step_first
 
 
 def as_cell(cell: Any, dtype: np.dtype) -> Cell:
@@ -107,10 +107,6 @@ class UserCell(Cell):
             return flatten(self._made_by_cell(batch))
         return [np.repeat(state, batch, axis=0) for state in flatten(self._example())]
 
-    def initial_states(self, x: np.ndarray) -> reference.States:
-        """Return the states before the first step of x (batch, timesteps, ...)."""
-        return tuple(self.initial_state_of(len(x)))
-
     def build_for(self, step_shape: Shape) -> None:
         if not self._is_built:
             self.cell.build(step_shape)
@@ -133,21 +129,6 @@ class UserCell(Cell):
             )
         dtype = self.compute_dtype
         return np.asarray(output, dtype), tuple(np.asarray(state, dtype) for state in flat)
-
-    def recurrence_step(
-        self, sources: tuple[int, ...], targets: tuple[int, ...], masked: bool, over: OverTime
-    ) -> plan.Step:
-        return plan.Recurrence(
-            sources,
-            targets,
-            self.compute_dtype,
-            self,
-            masked=masked,
-            return_sequences=over.return_sequences,
-            go_backwards=over.go_backwards,
-            zero_output_for_mask=over.zero_output_for_mask,
-            n_constants=len(over.constants),
-        )
 
 
 def _lists(structure: Any) -> Any:
@@ -294,7 +275,7 @@ class StackedRNNCells(KerasCell):
             if over.go_backwards and mask is not None:
                 # What a cell gives comes in the order of processing.
                 flipped = builder.mask()
-                builder.add(plan.Apply((mask,), (flipped,), None, _last_step_first, _BOOL))
+                builder.add(plan.Apply((mask,), (flipped,), None, last_step_first, _BOOL))
                 mask = flipped
             over = replace(over, go_backwards=False)
             x = replace(y, mask=mask)
@@ -311,7 +292,3 @@ def _lower_with_constants(
     """`cell.lower_over_time`, with the constants if it takes any."""
     constants = over.constants if cell.takes_constants else ()
     return cell.lower_over_time(builder, x, initial, replace(over, constants=constants))
-
-
-def _last_step_first(mask: np.ndarray) -> np.ndarray:
-    return mask[:, ::-1]

@@ -55,6 +55,8 @@ class Cell(ABC):
     step_shape: Shape | None
     takes_constants = False
     compute_dtype: np.dtype
+    plan_step: ClassVar[type[plan.Recurrence]] = plan.Recurrence
+    """The step of a plan that runs the cell over a sequence."""
 
     @property
     @abstractmethod
@@ -81,11 +83,13 @@ class Cell(ABC):
     def build_for(self, step_shape: Shape) -> None:
         """Create the weights, if there are any and they are not there yet; the shape has the batch."""
 
-    def recurrence_step(
-        self, sources: tuple[int, ...], targets: tuple[int, ...], masked: bool, over: OverTime
-    ) -> plan.Step:
-        """Return the plan's step that runs the cell over a sequence; buffers as in `plan.Recurrence`."""
-        raise NotImplementedError
+    def initial_states(self, x: np.ndarray) -> reference.States:
+        """Return the states before the first step of x (batch, timesteps, ...)."""
+        return tuple(self.initial_state_of(len(x)))
+
+    def recurrence(self) -> tuple[reference.Cell, str | None]:
+        """Return what computes the steps in NumPy, and the name of the core's kernel for it, None without one."""
+        return self, None
 
     @property
     def n_states(self) -> int:
@@ -126,7 +130,19 @@ class Cell(ABC):
         if x.mask is not None:
             buffers.insert(1, x.mask)
         targets = (y.buffer, *(value.buffer for value in final))
-        builder.add(self.recurrence_step(tuple(buffers), targets, x.mask is not None, over))
+        builder.add(
+            self.plan_step(
+                tuple(buffers),
+                targets,
+                self.compute_dtype,
+                *self.recurrence(),
+                masked=x.mask is not None,
+                return_sequences=over.return_sequences,
+                go_backwards=over.go_backwards,
+                zero_output_for_mask=over.zero_output_for_mask,
+                n_constants=len(over.constants),
+            )
+        )
         return y, final
 
     def check_states(self, states: StatesLike, batch: int | None, owner: str) -> list[np.ndarray]:
@@ -270,9 +286,6 @@ class RecurrentCell(KerasCell):
 
     n_gates: ClassVar[int] = 1
     n_states_of_kind: ClassVar[int] = 1
-    plan_step: ClassVar[type[plan.Recurrence]] = plan.Recurrence
-    """The step of a plan that runs the cell."""
-
     activation: ActivationFunction
     use_bias: bool
     kernel_initializer: InitializerFunction
@@ -329,10 +342,6 @@ class RecurrentCell(KerasCell):
     def _add_bias(self, columns: int) -> None:
         self.add_weight((columns,), self.bias_initializer, name="bias")
 
-    def recurrence(self) -> tuple[reference.Cell, str]:
-        """Return the cell of `fastrnn.reference` and the name of its kernel in the core."""
-        raise NotImplementedError
-
     @property
     def state_structure(self) -> list[Any]:
         return [None] * self.n_states_of_kind
@@ -342,20 +351,6 @@ class RecurrentCell(KerasCell):
 
     def output_shape(self, step_shape: Shape) -> Shape:
         return (self.units,)
-
-    def recurrence_step(
-        self, sources: tuple[int, ...], targets: tuple[int, ...], masked: bool, over: OverTime
-    ) -> plan.Step:
-        return self.plan_step(
-            sources,
-            targets,
-            self.compute_dtype,
-            *self.recurrence(),
-            masked=masked,
-            return_sequences=over.return_sequences,
-            go_backwards=over.go_backwards,
-            zero_output_for_mask=over.zero_output_for_mask,
-        )
 
     def step(self, x: np.ndarray, states: reference.States) -> tuple[np.ndarray, reference.States]:
         return self.recurrence()[0].step(x, states)
@@ -377,6 +372,11 @@ class RecurrentLayer(Layer):
     call_arguments = ("sequences", "initial_state", "mask", "training", "constants")
 
     return_sequences: bool
+
+    @property
+    def _n_outputs(self) -> int:
+        """How many outputs there are before the states."""
+        return 1
 
     def _check_states(self, states: StatesLike, batch: int | None) -> list[np.ndarray]:
         """Return states as a flat list of arrays; ValueError if their number or a shape is another one."""
@@ -444,13 +444,17 @@ class RecurrentLayer(Layer):
             return outputs
         if isinstance(outputs, plan.Value):
             return replace(outputs, mask=mask)
-        n_sequences = 2 if getattr(self, "merge_mode", "concat") is None else 1
-        masked = [replace(value, mask=mask) for value in outputs[:n_sequences]]
-        return [*masked, *outputs[n_sequences:]]
+        masked = [replace(value, mask=mask) for value in outputs[: self._n_outputs]]
+        return [*masked, *outputs[self._n_outputs :]]
 
     def reset_state(self) -> None:
         """Set a stateful layer's states to zeros."""
         self.reset_states()
+
+
+def last_step_first(x: np.ndarray) -> np.ndarray:
+    """Return a sequence, or its mask, (batch, timesteps, ...), with its steps in the opposite order."""
+    return x[:, ::-1]
 
 
 class RNN(RecurrentLayer):

@@ -13,7 +13,7 @@ from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers.base import Layer, deserialize, to_mask
 from fastrnn.layers.core import Activation, Dense, Dropout
-from fastrnn.layers.rnn import RNN, RecurrentLayer, StatesLike
+from fastrnn.layers.rnn import RNN, RecurrentLayer, StatesLike, last_step_first
 
 MERGE_MODES = ("sum", "mul", "concat", "ave", None)
 
@@ -97,14 +97,17 @@ class Bidirectional(RecurrentLayer):
         return self.forward_layer, self.backward_layer
 
     @property
+    def _n_outputs(self) -> int:
+        return 2 if self.merge_mode is None else 1
+
+    @property
     def states(self) -> list[Any] | None:
         """list or None: a stateful layer's states, the forward layer's entries and then the backward layer's."""
         forward, backward = self.forward_layer.states, self.backward_layer.states
         return None if forward is None or backward is None else forward + backward
 
     def _nested(self, results: Sequence[np.ndarray]) -> tuple[Any, ...]:
-        n_outputs = 1 if self.merge_mode is not None else 2
-        outputs, states = results[:n_outputs], results[n_outputs:]
+        outputs, states = results[: self._n_outputs], results[self._n_outputs :]
         if not states:
             return tuple(outputs)
         forward, backward = self._directions
@@ -204,7 +207,7 @@ class Bidirectional(RecurrentLayer):
             flipped = builder.value(backward.shape, backward.mask)
             builder.add(
                 plan.Apply(
-                    (backward.buffer,), (flipped.buffer,), self.compute_dtype, _last_step_first
+                    (backward.buffer,), (flipped.buffer,), self.compute_dtype, last_step_first
                 )
             )
             backward = flipped
@@ -213,18 +216,13 @@ class Bidirectional(RecurrentLayer):
     def _typed(self, outputs: Nested) -> Nested:
         if not self.return_state:
             return super()._typed(outputs)
-        n_outputs = 1 if self.merge_mode is not None else 2
         forward, backward = self._directions
-        states = outputs[n_outputs:]
+        states = outputs[self._n_outputs :]
         return [
-            *super()._typed(outputs[:n_outputs]),
+            *super()._typed(outputs[: self._n_outputs]),
             *forward._typed(states[: forward.n_states]),
             *backward._typed(states[forward.n_states :]),
         ]
-
-
-def _last_step_first(x: np.ndarray) -> np.ndarray:
-    return x[:, ::-1]
 
 
 def _renamed(layer: RNN, prefix: str, **changes: Any) -> RNN:
