@@ -13,7 +13,7 @@ from fastrnn.dtypes import HALVES, as_dtype, rounded
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.graph import graph
 from fastrnn.layers import LOADABLE, InputLayer
-from fastrnn.layers.base import Layer, deserialize, serialize, to_mask, to_numeric
+from fastrnn.layers.base import Layer, deserialize, fits, serialize, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
 from fastrnn.layers.lambda_layer import Lambda
 from fastrnn.layers.operations import Operation
@@ -266,8 +266,7 @@ class Model(Layer):
             array = array[..., np.newaxis]
         elif array.ndim == len(shape) + 1 and array.shape[-1] == 1:
             array = array[..., 0]
-        sizes = zip(array.shape[1:], shape[1:], strict=False)
-        if array.ndim != len(shape) or any(want not in (None, got) for got, want in sizes):
+        if not fits(array.shape, (None, *shape[1:])):
             raise ValueError(f"input {layer.name!r}: expected shape {shape}; got {array.shape}")
         if 0 in array.shape[1:]:
             raise ValueError(

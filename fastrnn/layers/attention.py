@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from fastrnn import activations, initializers, plan
 from fastrnn._types import InitializerLike, Nested, Shape
-from fastrnn.layers.base import Layer, to_mask, to_numeric
+from fastrnn.layers.base import Layer, fits, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
 from fastrnn.layers.einsum_dense import EinsumDense
 from fastrnn.symbolic import holds_tensors, record
@@ -90,11 +90,11 @@ class Attention(Layer):
                 f"(batch, steps, features); got {shape}"
             )
         query, value, key = shapes[0], shapes[1], shapes[-1]
-        if _differ(query[-1], key[-1]):
+        if not fits(query[-1:], key[-1:]):
             raise ValueError(
                 f"layer {self.name!r}: expected a query and a key of as many features; got the shapes {shapes}"
             )
-        if _differ(value[-2], key[-2]):
+        if not fits(value[-2:-1], key[-2:-1]):
             raise ValueError(
                 f"layer {self.name!r}: expected a value and a key of as many steps; got the shapes {shapes}"
             )
@@ -249,10 +249,6 @@ class AdditiveAttention(Attention):
     def scores(self, query: np.ndarray, key: np.ndarray) -> np.ndarray:
         features = np.tanh(query[..., :, np.newaxis, :] + key[..., np.newaxis, :, :])
         return features @ self._weights["scale"] if self.use_scale else features.sum(axis=-1)
-
-
-def _differ(a: int | None, b: int | None) -> bool:
-    return None not in (a, b) and a != b
 
 
 def _refuse_dropout(layer: Layer, rate: float, training: bool) -> None:
@@ -427,14 +423,14 @@ class MultiHeadAttention(Layer):
                 f"layer {self.name!r}: expected query and value (batch, steps, features); got {shape}"
             )
         value, key = shapes[1], shapes[-1]
-        if len(value) != len(key) or any(map(_differ, value[1:-1], key[1:-1])):
+        if not fits(value[1:-1], key[1:-1]):
             raise ValueError(
                 f"layer {self.name!r}: expected a value and a key of as many steps; got the shapes {shapes}"
             )
         names = ("query", "value", "key")
         for name, one in zip(names, (*shapes[:2], key), strict=True):
             known = self._projections.get(name)
-            if known is not None and _differ(one[-1], known.kernel.shape[0]):
+            if known is not None and not fits(one[-1:], known.kernel.shape[:1]):
                 raise ValueError(
                     f"layer {self.name!r}: expected {known.kernel.shape[0]} features of the {name}; "
                     f"got shape {tuple(one)}"

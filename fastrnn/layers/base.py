@@ -71,6 +71,13 @@ def to_numeric(x: ArrayLike, what: str) -> np.ndarray:
     return array
 
 
+def fits(shape: Shape, expected: Shape) -> bool:
+    """Return whether two shapes can be one: as many axes, and one size along each of which both are known."""
+    return len(shape) == len(expected) and all(
+        size == other or None in (size, other) for size, other in zip(shape, expected, strict=True)
+    )
+
+
 def to_mask(mask: ArrayLike, batch_and_time: tuple[int, ...], what: str) -> np.ndarray:
     """Return a mask (batch, time) or (batch, time, 1), of booleans or 0 and 1, as booleans (batch, time).
 

@@ -10,6 +10,7 @@ import numpy as np
 from fastrnn import plan
 from fastrnn._types import Nested, Shape
 from fastrnn.layers.array import ArrayLayer
+from fastrnn.layers.base import fits
 from fastrnn.layers.normalization import unit_vectors
 
 _SMALLEST_NORM = 1e-7
@@ -263,11 +264,11 @@ class Concatenate(Merge):
 
     def _check_shapes(self, shapes: list[Shape]) -> None:
         rank = len(shapes[0])
-        fits = -rank <= self.axis < rank and all(len(shape) == rank for shape in shapes)
-        if fits:
+        can_be_joined = -rank <= self.axis < rank and all(len(shape) == rank for shape in shapes)
+        if can_be_joined:
             others = [i for i in range(rank) if i != self.axis % rank]
-            fits = all(len({shape[i] for shape in shapes} - {None}) <= 1 for i in others)
-        if not fits:
+            can_be_joined = all(len({shape[i] for shape in shapes} - {None}) <= 1 for i in others)
+        if not can_be_joined:
             raise ValueError(
                 f"layer {self.name!r}: expected inputs of one shape but for axis {self.axis}; got the shapes {shapes}"
             )
@@ -356,11 +357,10 @@ class Dot(Merge):
 
     def _check_shapes(self, shapes: list[Shape]) -> None:
         axes = self._axes_in(shapes)
-        fits = all(0 < axis < len(shape) for axis, shape in zip(axes, shapes, strict=True))
-        if fits:
-            pairs = [(shapes[0][0], shapes[1][0]), (shapes[0][axes[0]], shapes[1][axes[1]])]
-            fits = all(None in pair or pair[0] == pair[1] for pair in pairs)
-        if not fits:
+        pairs = list(zip(axes, shapes, strict=True))
+        if not all(0 < axis < len(shape) for axis, shape in pairs) or not fits(
+            *((shape[0], shape[axis]) for axis, shape in pairs)
+        ):
             raise ValueError(
                 f"layer {self.name!r}: expected two inputs of one batch size and of one size along axes "
                 f"{self.axes!r}, which are not the batch's; got the shapes {shapes}"

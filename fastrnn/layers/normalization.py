@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from fastrnn import initializers, plan
 from fastrnn._types import Config, InitializerLike, Shape
 from fastrnn.layers.array import ArrayLayer
+from fastrnn.layers.base import fits
 from fastrnn.layers.core import positive_integer
 
 _SMALLEST_DEVIATION = 1e-7
@@ -90,8 +91,7 @@ class _AlongAxes(ArrayLayer):
         if not self._weights:
             return
         expected = next(iter(self._weights.values())).shape
-        found = [shape[axis] for axis in self._axes_of_weights(shape)]
-        if any(size not in (None, wanted) for size, wanted in zip(found, expected, strict=True)):
+        if not fits(tuple(shape[axis] for axis in self._axes_of_weights(shape)), expected):
             raise ValueError(
                 f"layer {self.name!r}: expected the sizes {expected} along axis {self.axis}; got shape {tuple(shape)}"
             )

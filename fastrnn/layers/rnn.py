@@ -12,7 +12,7 @@ from fastrnn import activations, initializers, plan, reference
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import ActivationFunction, Config, InitializerFunction, Nested, Shape
 from fastrnn.dtypes import as_dtype
-from fastrnn.layers.base import Layer, deserialize, to_mask, to_numeric
+from fastrnn.layers.base import Layer, deserialize, fits, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
 from fastrnn.symbolic import holds_tensors, record
 
@@ -169,8 +169,7 @@ class Cell(ABC):
         for array, shape in zip(arrays, self.state_shapes(self.step_shape), strict=True):
             if batch is None:
                 batch = len(array) if array.ndim else 0
-            sizes = zip(array.shape, (batch, *shape), strict=False)
-            if array.ndim != 1 + len(shape) or any(want not in (None, got) for got, want in sizes):
+            if not fits(array.shape, (batch, *shape)):
                 raise ValueError(f"{what}: expected shape {(batch, *shape)}; got {array.shape}")
         return arrays
 
@@ -256,10 +255,7 @@ class KerasCell(Cell, Layer):
 
     def _check_input(self, shape: Shape) -> None:
         expected = self.step_shape
-        if expected is None:
-            return
-        sizes = zip(shape[1:], expected, strict=False)
-        if len(shape) != 1 + len(expected) or any(want not in (None, got) for got, want in sizes):
+        if expected is not None and not fits(shape[1:], expected):
             raise ValueError(
                 f"cell {self.name!r}: expected an input {('batch', *expected)}; got shape {tuple(shape)}"
             )
@@ -595,8 +591,7 @@ class RNN(RecurrentLayer):
                 f"layer {self.name!r}: expected an input {('batch', 'timesteps', *axes)}, ndim={2 + len(axes)}; "
                 f"got ndim={len(shape)}, shape {tuple(shape)}"
             )
-        sizes = list(zip(shape[2:], expected or (), strict=False))
-        if any(None not in (got, want) and got != want for got, want in sizes):
+        if expected is not None and not fits(shape[2:], expected):
             raise ValueError(
                 f"layer {self.name!r}: expected steps of shape {expected}; got an input of shape {tuple(shape)}"
             )
