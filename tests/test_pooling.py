@@ -46,3 +46,22 @@ def test_the_mask_of_steps_that_come_last(rng):
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match=r"mask of shape \(2, 5\)"):
         pooling.GlobalAveragePooling1D(**options)(x, mask=mask[:, :3])
+
+
+@pytest.mark.parametrize("name", ["MaxPooling1D", "GlobalMaxPooling1D"])
+def test_shapes_of_other_ranks(name):
+    layer = getattr(pooling, name)(name="the_layer")
+    for shape in [(2, 4), (2, 9, 4, 1)]:
+        with pytest.raises(ValueError, match="the_layer.*3 axes"):
+            layer.compute_output_shape(shape)
+
+
+@pytest.mark.parametrize("data_format", ["Channels_First", "CHANNELS_LAST", "other"])
+def test_case_of_the_data_format(data_format):
+    made = []
+    for package in (keras.layers, pooling):
+        try:
+            made.append(package.MaxPooling2D(data_format=data_format).data_format)
+        except ValueError:
+            made.append(ValueError)
+    assert made[0] == made[1]

@@ -31,6 +31,22 @@ def whole_numbers(value: Any, count: int, what: str, minimum: int = 1) -> tuple[
     return tuple(int(n) for n in numbers)
 
 
+def one_of(known: Sequence[str], value: str, argument: str, what: str) -> str:
+    """Return the one of `known` that `value` is, in whichever case it is written.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them.
+    """
+    name = value.lower() if isinstance(value, str) else value
+    if name not in known:
+        raise ValueError(
+            f"{what}: expected {argument} {' or '.join(map(repr, known))}; got {value!r}"
+        )
+    return name
+
+
 def known_data_format(value: str | None, what: str) -> str:
     """Return "channels_last" or "channels_first"; None is the former.
 
@@ -39,13 +55,19 @@ def known_data_format(value: str | None, what: str) -> str:
     ValueError
         If it is something else.
     """
-    if value is None:
-        return "channels_last"
-    if value not in ("channels_last", "channels_first"):
-        raise ValueError(
-            f"{what}: expected data_format 'channels_last' or 'channels_first'; got {value!r}"
-        )
-    return value
+    formats = ("channels_last", "channels_first")
+    return one_of(formats, formats[0] if value is None else value, "data_format", what)
+
+
+def check_rank(shape: Shape, rank: int, what: str) -> None:
+    """Raise ValueError unless there are as many axes, with the batch."""
+    if len(shape) != rank:
+        raise ValueError(f"{what}: expected an input of {rank} axes; got shape {tuple(shape)}")
+
+
+def count_windows(size: int, window: int, stride: int, padding: str) -> int:
+    """Return how many windows there are along an axis of `size`, below 1 where none fits; "valid" ones lie inside."""
+    return (size - (window if padding == "valid" else 1)) // stride + 1
 
 
 class MaskReadingLayer(ArrayLayer):
@@ -74,8 +96,8 @@ class SpatialLayer(ArrayLayer):
     rank: ClassVar[int]
     """How many sizes there are."""
 
-    limit: ClassVar[str] = ""
-    """Name of the argument that can be too large for an input, if one can."""
+    limits: ClassVar[tuple[str, ...]] = ()
+    """Names of the arguments that can be too large for an input."""
 
     supports_masking = False
 
@@ -88,6 +110,10 @@ class SpatialLayer(ArrayLayer):
         return whole_numbers(value, self.rank, f"layer {self.name!r}: {argument}")
 
     @property
+    def _channel_axis(self) -> int:
+        return -1 if self.data_format == "channels_last" else 1
+
+    @property
     def _axes(self) -> tuple[int, ...]:
         first = 1 if self.data_format == "channels_last" else 2
         return tuple(range(first, first + self.rank))
@@ -97,21 +123,19 @@ class SpatialLayer(ArrayLayer):
         raise NotImplementedError
 
     def _check_input(self, shape: Shape) -> None:
-        if len(shape) != self.rank + 2:
-            raise ValueError(
-                f"layer {self.name!r}: expected an input of {self.rank + 2} axes; got shape {tuple(shape)}"
-            )
         self.compute_output_shape(shape)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
+        check_rank(input_shape, self.rank + 2, f"layer {self.name!r}")
         shape = list(input_shape)
         for index, axis in enumerate(self._axes):
             size = shape[axis]
             if size is not None:
                 size = shape[axis] = self._size_after(size, index)
-                if self.limit and size < 1:
+                if self.limits and size < 1:
+                    limits = ", ".join(f"{name}={getattr(self, name)}" for name in self.limits)
                     raise ValueError(
-                        f"layer {self.name!r}: expected an input large enough for "
-                        f"{self.limit}={getattr(self, self.limit)}; got shape {tuple(input_shape)}"
+                        f"layer {self.name!r}: expected an input large enough for {limits}; "
+                        f"got shape {tuple(input_shape)}"
                     )
         return tuple(shape)

@@ -6,8 +6,8 @@ import numpy as np
 
 from fastrnn import plan, reference
 from fastrnn._types import ActivationLike, Config, InitializerLike, Shape
-from fastrnn.layers.common import known_data_format, whole_numbers
-from fastrnn.layers.convolution import Sizes, convolved_length
+from fastrnn.layers.common import count_windows, known_data_format, one_of, whole_numbers
+from fastrnn.layers.convolution import Sizes, refuse_strides_of_dilated
 from fastrnn.layers.lstm import LSTMCell
 from fastrnn.layers.rnn import RNN
 
@@ -69,14 +69,8 @@ class ConvLSTMCell(LSTMCell):
         self.kernel_size = whole_numbers(kernel_size, rank, f"{what}: kernel_size")
         self.strides = whole_numbers(strides, rank, f"{what}: strides")
         self.dilation_rate = whole_numbers(dilation_rate, rank, f"{what}: dilation_rate")
-        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
-            raise ValueError(
-                f"{what}: expected strides or dilation_rate to be 1; "
-                f"got {self.strides} and {self.dilation_rate}"
-            )
-        self.padding = padding.lower()
-        if self.padding not in ("valid", "same"):
-            raise ValueError(f"{what}: expected padding 'valid' or 'same'; got {padding!r}")
+        refuse_strides_of_dilated(self.strides, self.dilation_rate, what)
+        self.padding = one_of(("valid", "same"), padding, "padding", what)
         self.data_format = known_data_format(data_format, what)
         self.step_shape = (None,) * (rank + 1)
 
@@ -121,7 +115,7 @@ class ConvLSTMCell(LSTMCell):
             for size, step in zip(self.kernel_size, self.dilation_rate, strict=True)
         ]
         lengths = [
-            None if length is None else convolved_length(length, window, stride, self.padding)
+            None if length is None else count_windows(length, window, stride, self.padding)
             for length, window, stride in zip(space, windows, self.strides, strict=True)
         ]
         if any(length is not None and length < 1 for length in lengths):

@@ -12,7 +12,8 @@ import numpy as np
 
 from fastrnn import activations, initializers, plan
 from fastrnn._types import ActivationLike, InitializerLike, Shape
-from fastrnn.layers.array import ArrayLayer
+from fastrnn.layers.base import fits
+from fastrnn.layers.common import SpatialLayer, count_windows, one_of
 from fastrnn.layers.core import activate, positive_integer
 from fastrnn.reference import convolve
 
@@ -22,12 +23,14 @@ _NUMBERS_AT_ONCE = 1 << 22
 """How many numbers the patches of a convolution may hold together: 16 MB of float32."""
 
 
-def convolved_length(length: int, window: int, stride: int, padding: str) -> int:
-    """Return the size of a convolution's result along an axis of size `length`, below 1 where none fits.
-
-    `window` is the size of the dilated kernel along the axis; `padding` is as for `convolve`.
-    """
-    return (length - (window if padding == "valid" else 1)) // stride + 1
+def refuse_strides_of_dilated(
+    strides: Sequence[int], dilation_rate: Sequence[int], what: str
+) -> None:
+    """Raise ValueError if both are larger than 1."""
+    if max(strides) > 1 and max(dilation_rate) > 1:
+        raise ValueError(
+            f"{what}: expected strides or dilation_rate to be 1; got {strides} and {dilation_rate}"
+        )
 
 
 def convolve_each(
@@ -95,12 +98,11 @@ def convolve_transposed(
     return y[(slice(None), *wanted)]
 
 
-class _Convolution(ArrayLayer):
-    """What the convolution layers share: sizes, data format, bias, activation."""
+class _Convolution(SpatialLayer):
+    """What the convolution layers share: sizes, channels, bias, activation."""
 
-    rank: ClassVar[int]
     paddings: ClassVar[tuple[str, ...]] = ("valid", "same")
-    supports_masking = False
+    limits = ("kernel_size", "dilation_rate")
 
     def __init__(
         self,
@@ -117,39 +119,15 @@ class _Convolution(ArrayLayer):
         bias_constraint: object,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.kernel_size = self._sizes(kernel_size, "kernel_size")
-        self.strides = self._sizes(strides, "strides")
-        self.dilation_rate = self._sizes(dilation_rate, "dilation_rate")
-        self.padding = self._one_of(padding, self.paddings, "padding")
-        formats = ("channels_last", "channels_first")
-        self.data_format = self._one_of(data_format or formats[0], formats, "data_format")
+        super().__init__(data_format, **kwargs)
+        self.kernel_size = self._whole_numbers(kernel_size, "kernel_size")
+        self.strides = self._whole_numbers(strides, "strides")
+        self.dilation_rate = self._whole_numbers(dilation_rate, "dilation_rate")
+        self.padding = one_of(self.paddings, padding, "padding", f"layer {self.name!r}")
         self.activation = activations.get(activation)
         self.use_bias = use_bias
         self.bias_initializer = initializers.get(bias_initializer)
         self.bias_regularizer, self.bias_constraint = bias_regularizer, bias_constraint
-
-    def _sizes(self, value: Sizes, argument: str) -> tuple[int, ...]:
-        what = f"layer {self.name!r}: {argument}"
-        values = tuple(value) if isinstance(value, Sequence) else (value,) * self.rank
-        if len(values) != self.rank:
-            raise ValueError(f"{what}: expected an integer or {self.rank} of them; got {value!r}")
-        return tuple(positive_integer(one, what) for one in values)
-
-    def _one_of(self, value: str, known: Sequence[str], argument: str) -> str:
-        name = value.lower() if isinstance(value, str) else value
-        if name not in known:
-            raise ValueError(
-                f"layer {self.name!r}: expected {argument} to be {' or '.join(known)}; got {value!r}"
-            )
-        return name
-
-    def _refuse_strides_of_dilated(self) -> None:
-        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
-            raise ValueError(
-                f"layer {self.name!r}: expected strides or dilation_rate to be 1; "
-                f"got {self.strides} and {self.dilation_rate}"
-            )
 
     @property
     def bias(self) -> np.ndarray | None:
@@ -159,10 +137,6 @@ class _Convolution(ArrayLayer):
     def _add_bias(self, filters: int) -> None:
         if self.use_bias:
             self.add_weight((filters,), self.bias_initializer, name="bias")
-
-    @property
-    def _channel_axis(self) -> int:
-        return -1 if self.data_format == "channels_last" else 1
 
     def _known_channels(self, shape: Shape) -> int:
         self._check_input(shape)
@@ -181,46 +155,23 @@ class _Convolution(ArrayLayer):
         """The output's channels, for the input's."""
         raise NotImplementedError
 
-    def _check_input(self, shape: Shape) -> None:
-        if len(shape) != self.rank + 2:
-            raise ValueError(
-                f"layer {self.name!r}: expected an input with {self.rank + 2} axes; got shape {tuple(shape)}"
-            )
-        channels = self._channels_of_weights() if self.built else None
-        if channels is not None and shape[self._channel_axis] not in (None, channels):
-            raise ValueError(
-                f"layer {self.name!r}: expected {channels} channels; got an input of shape {tuple(shape)}"
-            )
-        self._lengths(shape)
-
-    def _lengths(self, shape: Shape) -> list[int | None]:
-        """The output's sizes along the space axes."""
-        space = shape[1:-1] if self.data_format == "channels_last" else shape[2:]
-        lengths = [
-            None if length is None else self._length(length, i) for i, length in enumerate(space)
-        ]
-        if any(length is not None and length < 1 for length in lengths):
-            raise ValueError(
-                f"layer {self.name!r}: expected an input that a kernel of size {self.kernel_size}, "
-                f"dilated by {self.dilation_rate}, fits into; got shape {tuple(shape)}"
-            )
-        return lengths
-
     def _window(self, i: int) -> int:
         """The size of the dilated kernel along a space axis."""
         return (self.kernel_size[i] - 1) * self.dilation_rate[i] + 1
 
-    def _length(self, length: int, i: int) -> int:
-        """The output's size along the space axis `i`, for the input's."""
-        return convolved_length(length, self._window(i), self.strides[i], self.padding)
+    def _size_after(self, size: int, index: int) -> int:
+        return count_windows(size, self._window(index), self.strides[index], self.padding)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        self._check_input(input_shape)
-        lengths = self._lengths(input_shape)
-        filters = self._filters(input_shape[self._channel_axis])
-        if self.data_format == "channels_last":
-            return (input_shape[0], *lengths, filters)
-        return (input_shape[0], filters, *lengths)
+        shape = list(super().compute_output_shape(input_shape))
+        channels = shape[self._channel_axis]
+        expected = self._channels_of_weights() if self.built else channels
+        if not fits((channels,), (expected,)):
+            raise ValueError(
+                f"layer {self.name!r}: expected {expected} channels; got an input of shape {tuple(input_shape)}"
+            )
+        shape[self._channel_axis] = self._filters(channels)
+        return tuple(shape)
 
     def convolution(self, x: np.ndarray) -> np.ndarray:
         """Return the output before bias and activation; both arrays are (batch, *space, channels)."""
@@ -335,7 +286,7 @@ class _Conv(_FullConvolution):
             raise ValueError(
                 f"layer {self.name!r}: expected a multiple of {self.groups} filters, one a group; got {self.filters}"
             )
-        self._refuse_strides_of_dilated()
+        refuse_strides_of_dilated(self.strides, self.dilation_rate, f"layer {self.name!r}")
 
     def build(self, input_shape: Shape) -> None:
         channels = self._known_channels(input_shape)
@@ -457,7 +408,7 @@ class _ConvTranspose(_FullConvolution):
             bias_constraint=bias_constraint,
             **kwargs,
         )
-        self._refuse_strides_of_dilated()
+        refuse_strides_of_dilated(self.strides, self.dilation_rate, f"layer {self.name!r}")
         self.output_padding: tuple[int, ...] | None = None
         if output_padding is not None:
             each = (
@@ -485,13 +436,13 @@ class _ConvTranspose(_FullConvolution):
     def _channels_of_weights(self) -> int | None:
         return self.kernel.shape[-1]
 
-    def _length(self, length: int, i: int) -> int:
-        window, stride = self._window(i), self.strides[i]
+    def _size_after(self, size: int, index: int) -> int:
+        window, stride = self._window(index), self.strides[index]
         if self.output_padding is None:
             more = max(window, stride) if self.padding == "valid" else stride
         else:
-            more = self.output_padding[i] + (window if self.padding == "valid" else window % 2)
-        return (length - 1) * stride + more
+            more = self.output_padding[index] + (window if self.padding == "valid" else window % 2)
+        return (size - 1) * stride + more
 
     def _start(self, i: int) -> int:
         """Where the output starts in all that the numbers are spread to."""
@@ -503,7 +454,7 @@ class _ConvTranspose(_FullConvolution):
 
     def convolution(self, x: np.ndarray) -> np.ndarray:
         starts = [self._start(i) for i in range(self.rank)]
-        lengths = [self._length(length, i) for i, length in enumerate(x.shape[1:-1])]
+        lengths = [self._size_after(size, i) for i, size in enumerate(x.shape[1:-1])]
         return convolve_transposed(
             x, self.kernel, self.strides, self.dilation_rate, starts, lengths
         )

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from fastrnn._types import Config, Shape
-from fastrnn.layers.common import known_data_format
+from fastrnn.layers.common import check_rank, known_data_format
 from fastrnn.layers.core import Dropout
 from fastrnn.layers.reshaping import Identity
 
@@ -64,10 +64,7 @@ class _SpatialDropout(Dropout):
     arguments: ClassVar[tuple[Any, ...]] = ()
 
     def _check_input(self, shape: Shape) -> None:
-        if len(shape) != self.rank + 2:
-            raise ValueError(
-                f"layer {self.name!r}: expected an input of {self.rank + 2} axes; got shape {tuple(shape)}"
-            )
+        check_rank(shape, self.rank + 2, f"layer {self.name!r}")
 
     def get_config(self) -> Config:
         # Keras leaves the rest out of these layers' configs.

@@ -11,14 +11,14 @@ from numpy.typing import ArrayLike
 from fastrnn import plan
 from fastrnn._types import Shape
 from fastrnn.layers.base import to_mask
-from fastrnn.layers.common import MaskReadingLayer, SpatialLayer
+from fastrnn.layers.common import MaskReadingLayer, SpatialLayer, check_rank, count_windows, one_of
 
 
 class _Pooling(SpatialLayer):
     """One number for each window; the windows are pooled axis by axis."""
 
     arguments = ("pool_size", "padding", "strides", "data_format")
-    limit = "pool_size"
+    limits = ("pool_size",)
     mode: ClassVar[str]
     """What the core calls it."""
 
@@ -36,15 +36,10 @@ class _Pooling(SpatialLayer):
         self.strides = (
             self.pool_size if strides is None else self._whole_numbers(strides, "strides")
         )
-        if padding not in ("valid", "same"):
-            raise ValueError(
-                f"layer {self.name!r}: expected padding 'valid' or 'same'; got {padding!r}"
-            )
-        self.padding = padding
+        self.padding = one_of(("valid", "same"), padding, "padding", f"layer {self.name!r}")
 
     def _size_after(self, size: int, index: int) -> int:
-        window = self.pool_size[index] if self.padding == "valid" else 1
-        return (size - window) // self.strides[index] + 1
+        return count_windows(size, self.pool_size[index], self.strides[index], self.padding)
 
     def _windows(self, x: np.ndarray, index: int, outside: float) -> np.ndarray:
         """The windows over one spatial axis, as the last axis."""
@@ -255,6 +250,7 @@ class _GlobalPooling(SpatialLayer):
         self.keepdims = keepdims
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
+        check_rank(input_shape, self.rank + 2, f"layer {self.name!r}")
         pooled = [1] * self.rank if self.keepdims else []
         if self.data_format == "channels_last":
             return (input_shape[0], *pooled, input_shape[-1])

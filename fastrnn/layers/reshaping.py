@@ -11,7 +11,7 @@ from fastrnn._types import Shape
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers.array import ArrayLayer
 from fastrnn.layers.base import Layer
-from fastrnn.layers.common import SpatialLayer, known_data_format, whole_numbers
+from fastrnn.layers.common import SpatialLayer, check_rank, known_data_format, whole_numbers
 from fastrnn.layers.core import positive_integer
 
 
@@ -154,10 +154,7 @@ class Permute(ArrayLayer):
             )
 
     def _check_input(self, shape: Shape) -> None:
-        if len(shape) != len(self.dims) + 1:
-            raise ValueError(
-                f"layer {self.name!r}: expected an input of {len(self.dims) + 1} axes; got shape {tuple(shape)}"
-            )
+        check_rank(shape, len(self.dims) + 1, f"layer {self.name!r}")
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], *(input_shape[axis] for axis in self.dims))
@@ -212,7 +209,7 @@ def _pairs(value: Any, count: int, what: str) -> tuple[tuple[int, ...], ...]:
 
 class _Cropping(SpatialLayer):
     arguments: ClassVar[tuple[str, ...]] = ("cropping", "data_format")
-    limit = "cropping"
+    limits = ("cropping",)
     keeps_integers = True
 
     def __init__(self, cropping: Any, data_format: str | None = None, **kwargs: Any) -> None:
