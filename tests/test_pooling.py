@@ -52,7 +52,7 @@ def test_the_mask_of_steps_that_come_last(rng):
 def test_shapes_of_other_ranks(name):
     layer = getattr(pooling, name)(name="the_layer")
     for shape in [(2, 4), (2, 9, 4, 1)]:
-        with pytest.raises(ValueError, match="the_layer.*3 axes"):
+        with pytest.raises(ValueError, match=r"the_layer.*3 axes"):
             layer.compute_output_shape(shape)
 
 
