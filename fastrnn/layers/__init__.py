@@ -109,111 +109,6 @@ MaxPool3D = MaxPooling3D
 SeparableConvolution1D = SeparableConv1D
 SeparableConvolution2D = SeparableConv2D
 
-_LAYERS: tuple[type[Layer], ...] = (
-    RNN,
-    SimpleRNN,
-    SimpleRNNCell,
-    LSTM,
-    LSTMCell,
-    GRU,
-    GRUCell,
-    StackedRNNCells,
-    ConvLSTM1D,
-    ConvLSTM2D,
-    ConvLSTM3D,
-    ConvLSTMCell,
-    Bidirectional,
-    TimeDistributed,
-    Embedding,
-    Masking,
-    Activation,
-    Dense,
-    Dropout,
-    InputLayer,
-    ELU,
-    LeakyReLU,
-    PReLU,
-    ReLU,
-    Softmax,
-    ActivityRegularization,
-    AlphaDropout,
-    GaussianDropout,
-    GaussianNoise,
-    SpatialDropout1D,
-    SpatialDropout2D,
-    SpatialDropout3D,
-    Cropping1D,
-    Cropping2D,
-    Cropping3D,
-    Flatten,
-    Identity,
-    Permute,
-    RepeatVector,
-    Reshape,
-    UpSampling1D,
-    UpSampling2D,
-    UpSampling3D,
-    ZeroPadding1D,
-    ZeroPadding2D,
-    ZeroPadding3D,
-    AveragePooling1D,
-    AveragePooling2D,
-    AveragePooling3D,
-    GlobalAveragePooling1D,
-    GlobalAveragePooling2D,
-    GlobalAveragePooling3D,
-    GlobalMaxPooling1D,
-    GlobalMaxPooling2D,
-    GlobalMaxPooling3D,
-    MaxPooling1D,
-    MaxPooling2D,
-    MaxPooling3D,
-    Add,
-    Average,
-    Concatenate,
-    Dot,
-    Maximum,
-    Minimum,
-    Multiply,
-    Subtract,
-    BatchNormalization,
-    GroupNormalization,
-    LayerNormalization,
-    Normalization,
-    RMSNormalization,
-    Rescaling,
-    UnitNormalization,
-    Conv1D,
-    Conv1DTranspose,
-    Conv2D,
-    Conv2DTranspose,
-    Conv3D,
-    Conv3DTranspose,
-    Conv3DTranspose,
-    DepthwiseConv1D,
-    DepthwiseConv2D,
-    DepthwiseConv2D,
-    SeparableConv1D,
-    SeparableConv2D,
-    SeparableConv2D,
-    AdditiveAttention,
-    Attention,
-    MultiHeadAttention,
-    EinsumDense,
-)
-
-REGISTRY: dict[str, type[Layer]] = {layer.__name__: layer for layer in _LAYERS}
-"""The layers by their names."""
-
-LOADABLE: dict[str, type[Layer]] = {
-    **REGISTRY,
-    **{
-        f"ops.{name}": operation
-        for name, operation in {**OPERATIONS, **TENSORFLOW_OPERATIONS}.items()
-    },
-}
-"""What a file may name: nothing else is ever made from one."""
-
 __all__ = [
     "ELU",
     "GRU",
@@ -328,3 +223,19 @@ __all__ = [
     "deserialize",
     "serialize",
 ]
+
+REGISTRY: dict[str, type[Layer]] = {
+    public.__name__: public
+    for public in map(globals().__getitem__, __all__)
+    if isinstance(public, type) and issubclass(public, Layer) and public not in (Layer, Lambda)
+}
+"""The layers by their names."""
+
+LOADABLE: dict[str, type[Layer]] = {
+    **REGISTRY,
+    **{
+        f"ops.{name}": operation
+        for name, operation in {**OPERATIONS, **TENSORFLOW_OPERATIONS}.items()
+    },
+}
+"""What a file may name: nothing else is ever made from one."""
