@@ -179,6 +179,13 @@ class _RandomInitializer(Initializer):
     def _generator(self) -> np.random.Generator:
         return np.random.default_rng([self._entropy, 0])
 
+    def _draw(self, generator: np.random.Generator, shape: Sequence[int]) -> ArrayLike:
+        """Numbers in float64."""
+        raise NotImplementedError
+
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
+        return np.asarray(self._draw(self._generator(), shape), dtype or "float32")
+
     def get_config(self) -> Config:
         return {"seed": self.seed}
 
@@ -192,8 +199,8 @@ class RandomNormal(_RandomInitializer):
         self.mean = mean
         self.stddev = stddev
 
-    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
-        return _normal(self._generator(), self.mean, self.stddev, shape, dtype)
+    def _draw(self, generator: np.random.Generator, shape: Sequence[int]) -> ArrayLike:
+        return generator.normal(self.mean, self.stddev, shape)
 
     def get_config(self) -> Config:
         return super().get_config() | {"mean": self.mean, "stddev": self.stddev}
@@ -202,8 +209,8 @@ class RandomNormal(_RandomInitializer):
 class TruncatedNormal(RandomNormal):
     """Draw from a normal distribution, anew where over two standard deviations from the mean."""
 
-    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
-        return _truncated_normal(self._generator(), self.mean, self.stddev, shape, dtype)
+    def _draw(self, generator: np.random.Generator, shape: Sequence[int]) -> ArrayLike:
+        return _truncated_normal(generator, self.mean, self.stddev, shape)
 
 
 class RandomUniform(_RandomInitializer):
@@ -215,8 +222,8 @@ class RandomUniform(_RandomInitializer):
         self.minval = minval
         self.maxval = maxval
 
-    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
-        return _uniform(self._generator(), self.minval, self.maxval, shape, dtype)
+    def _draw(self, generator: np.random.Generator, shape: Sequence[int]) -> ArrayLike:
+        return generator.uniform(self.minval, self.maxval, shape)
 
     def get_config(self) -> Config:
         return super().get_config() | {"minval": self.minval, "maxval": self.maxval}
@@ -265,18 +272,17 @@ class VarianceScaling(_RandomInitializer):
         self.input_axes = input_axes
         self.output_axes = output_axes
 
-    def __call__(self, shape: Sequence[int], dtype: DTypeLike | None = "float32") -> np.ndarray:
+    def _draw(self, generator: np.random.Generator, shape: Sequence[int]) -> ArrayLike:
         fan_in, fan_out = _fans(shape, self.input_axes, self.output_axes)
         fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
         variance = self.scale / max(1.0, fans[self.mode])
-        generator = self._generator()
         if self.distribution == "uniform":
             limit = math.sqrt(3 * variance)
-            return _uniform(generator, -limit, limit, shape, dtype)
+            return generator.uniform(-limit, limit, shape)
         stddev = math.sqrt(variance)
         if self.distribution == "untruncated_normal":
-            return _normal(generator, 0.0, stddev, shape, dtype)
-        return _truncated_normal(generator, 0.0, stddev / _TRUNCATED_STDDEV, shape, dtype)
+            return generator.normal(0.0, stddev, shape)
+        return _truncated_normal(generator, 0.0, stddev / _TRUNCATED_STDDEV, shape)
 
     def get_config(self) -> Config:
         return super().get_config() | {
@@ -358,7 +364,7 @@ class Orthogonal(_RandomInitializer):
             )
         rows, columns = math.prod(shape[:-1]), shape[-1]
         tall = (max(rows, columns), min(rows, columns))
-        q, r = np.linalg.qr(_normal(self._generator(), 0.0, 1.0, tall, dtype))
+        q, r = np.linalg.qr(np.asarray(self._generator().normal(size=tall), dtype or "float32"))
         # QR leaves the columns' signs to the algorithm; fixed so, the result is uniform.
         q *= np.where(np.diag(r) < 0, -1, 1).astype(q.dtype)
         matrix = q if rows >= columns else q.T
@@ -517,39 +523,15 @@ def _seed_number(seed: Any) -> int:
     return number
 
 
-def _normal(
-    generator: np.random.Generator,
-    mean: float,
-    stddev: float,
-    shape: Sequence[int],
-    dtype: DTypeLike | None,
-) -> np.ndarray:
-    return np.asarray(generator.normal(mean, stddev, shape), dtype or "float32")
-
-
-def _uniform(
-    generator: np.random.Generator,
-    low: float,
-    high: float,
-    shape: Sequence[int],
-    dtype: DTypeLike | None,
-) -> np.ndarray:
-    return np.asarray(generator.uniform(low, high, shape), dtype or "float32")
-
-
 def _truncated_normal(
-    generator: np.random.Generator,
-    mean: float,
-    stddev: float,
-    shape: Sequence[int],
-    dtype: DTypeLike | None,
+    generator: np.random.Generator, mean: float, stddev: float, shape: Sequence[int]
 ) -> np.ndarray:
     count = math.prod(shape)
     kept = np.empty(0)
     while kept.size < count:
         drawn = generator.normal(mean, stddev, count)
         kept = np.append(kept, drawn[np.abs(drawn - mean) <= 2 * stddev])
-    return kept[:count].reshape(shape).astype(dtype or "float32")
+    return kept[:count].reshape(shape)
 
 
 def _fans(shape: Sequence[int], input_axes: Axes, output_axes: Axes) -> tuple[int, int]:
