@@ -482,6 +482,12 @@ class Builder:
     def add(self, step: Step) -> None:
         self.steps.append(step)
 
+    def plan(self, inputs: Sequence[int], outputs: Sequence[int]) -> "Plan":
+        """Return the plan from input buffers to output buffers, with what can be computed ahead folded away."""
+        from fastrnn.folding import fold  # its rules know the steps above
+
+        return Plan(fold(self.steps, outputs), inputs, outputs, self.n_buffers, self.masks)
+
 
 class Plan:
     """Steps from input buffers to output buffers, ready to run.
@@ -658,12 +664,8 @@ class Executable:
         self._n_outputs = len(outputs)
         before = [buffer for buffers, _ in builder.states.values() for buffer in buffers]
         after = [value.buffer for _, values in builder.states.values() for value in values]
-        from fastrnn.folding import fold  # its rules know the steps above
-
-        kept = [*(value.buffer for value in outputs), *after]
-        steps = fold(builder.steps, kept)
-        self.plan = Plan(steps, [*inputs, *before], kept, builder.n_buffers, builder.masks)
-        made = {(target, step.dtype) for step in steps for target in step.targets}
+        self.plan = builder.plan([*inputs, *before], [*(value.buffer for value in outputs), *after])
+        made = {(target, step.dtype) for step in self.plan.steps for target in step.targets}
         self._casts = [
             None if (value.buffer, value.dtype) in made else value.dtype for value in outputs
         ]

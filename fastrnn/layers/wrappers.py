@@ -337,7 +337,7 @@ class TimeDistributed(Layer):
             targets += [state.buffer for state in final]
             inputs += inner_read
             outputs += [state.buffer for state in inner_final]
-        run = plan.Plan(inner.steps, inputs, outputs, inner.n_buffers, inner.masks)
+        run = inner.plan(inputs, outputs)
         builder.add(
             plan.EveryStep(tuple(sources), tuple(targets), None, run, reads_mask, self.name)
         )
