@@ -282,10 +282,11 @@ def test_models_become_one_program(name, steps, rng):
 
 def test_the_plan_of_every_step_is_folded(rng):
     inner = (layers.Input((6,)), layers.Embedding(20, 3), layers.BatchNormalization())
-    model = model_of(layers.Input((4, 6)), layers.TimeDistributed(fastrnn.Sequential(inner)))
+    every = layers.TimeDistributed(fastrnn.Sequential(inner))
+    model = model_of(layers.Input((4, 6)), every, rng=rng)
     (every_step,) = model._executable((False,))[0].plan.steps
     assert isinstance(every_step, plan.EveryStep)
     assert [type(step) for step in every_step.plan.steps] == [plan.Lookup]
     x = rng.integers(0, 20, (2, 4, 6))
-    rows = model.layers[0].layer(x.reshape(8, 6))
+    rows = every.layer(x.reshape(8, 6))
     np.testing.assert_array_equal(model(x), rows.reshape(2, 4, 6, 3))
