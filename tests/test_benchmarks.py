@@ -544,8 +544,13 @@ def test_startup_is_told_as_a_ratio_to_what_must_be_imported(monkeypatch):
     monkeypatch.setattr(startup, "seconds", lambda program, model: taken.get(program, 0.8))
     results = {result["name"]: result for result in startup.measure(quick=True)}
     assert results["fastrnn"]["ratio"] == pytest.approx(1.5)
-    assert results["fastrnn and a model"]["median"] == pytest.approx(800)
+    assert results["fastrnn and a .keras file"]["median"] == pytest.approx(800)
     assert startup.MODEL.exists()
+
+
+def test_startup_runs_its_programs():
+    for program in startup.PROGRAMS.values():
+        assert 0 < startup.seconds(program, startup.MODEL) < 60
 
 
 def test_bulk_measures_memory_and_throughput():

@@ -82,6 +82,44 @@ def test_another_value_says_what_is_expected(value):
     assert last.startswith(told)
 
 
+# What is imported
+
+MODEL = ROOT / "fastrnn" / "data" / "sunspots.keras"
+LATE = (
+    "h5py",
+    "scipy",
+    "zipfile",
+    "matplotlib",
+    "keras",
+    "ml_dtypes",
+    "fastrnn.sunspots",
+    "fastrnn.cli",
+)
+IN_PYTHON = (
+    "fastrnn.Sequential([fastrnn.Input((3, 1)), fastrnn.layers.LSTM(4), fastrnn.layers.Dense(1)])"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "needed"),
+    [
+        ("", set()),
+        (f"{IN_PYTHON}(fastrnn.ops.np.ones((2, 3, 1)))", set()),
+        (f"fastrnn.load_model({str(MODEL)!r})", {"h5py", "zipfile"}),
+    ],
+    ids=["import", "model in Python", "model in a file"],
+)
+def test_only_what_is_needed_is_imported(code, needed):
+    loaded = output_of(f"import sys, fastrnn\n{code}\nprint(*sys.modules)").split()
+    assert set(LATE) & set(loaded) == needed
+
+
+def test_the_core_is_imported_for_the_dtype_that_computes():
+    code = f"import sys, fastrnn\n{IN_PYTHON}(fastrnn.ops.np.ones((2, 3, 1)))\nprint(*sys.modules)"
+    loaded = {name for name in output_of(code).split() if name.startswith("fastrnn._core")}
+    assert loaded == {"fastrnn._core_base_f32", f"fastrnn._core_{LEVELS[0]}_f32"}
+
+
 def test_a_missing_core_says_what_to_do(monkeypatch):
     monkeypatch.setattr(_dispatch, "_built_levels", list)
     with pytest.raises(ImportError, match="make build"):
@@ -167,6 +205,26 @@ def test_calls_start_no_more_threads_than_allowed(n):
         "model(x); print(len(os.listdir('/proc/self/task')) - before)"
     )
     assert output_of(code, OMP_NUM_THREADS=str(n)).strip() == str(n - 1)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_blas_starts_no_threads_of_its_own(level):
+    code = (
+        "import os, threading, numpy as np, fastrnn\n"
+        "def nanoseconds_of_other_threads():\n"
+        "    tasks = set(os.listdir('/proc/self/task')) - {str(threading.get_native_id())}\n"
+        "    files = [f'/proc/self/task/{task}/schedstat' for task in tasks]\n"
+        "    return sum(int(open(file).read().split()[0]) for file in files)\n"
+        "fastrnn.set_num_threads(1)\n"
+        "input, lstm = fastrnn.Input((20, 300)), fastrnn.layers.LSTM(200, dtype='float64')\n"
+        "model = fastrnn.Sequential([input, lstm, fastrnn.layers.Dense(600, dtype='float64')])\n"
+        "x = np.ones((200, 20, 300))\n"
+        "model(x)\n"
+        "before = nanoseconds_of_other_threads()\n"
+        "model(x)\n"
+        "print(nanoseconds_of_other_threads() - before)"
+    )
+    assert int(output_of(code, FASTRNN_ISA=level)) < 10e6
 
 
 def test_a_fork_after_a_threaded_call_does_not_hang():

@@ -4,7 +4,13 @@
 # side, stored depth-major, so that one pass over the depth reads one contiguous stream and ends with everything that
 # those units need. `tile` multiplies up to TILE_ROWS rows by one panel with all sums held in registers.
 
-from scipy.linalg.cython_blas cimport dgemm
+from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
+
+ctypedef void (*dgemm_t)(
+    char* transposes_a, char* transposes_b, int* m, int* n, int* k, double* alpha, double* a, int* lda,
+    double* b, int* ldb, double* beta, double* c, int* ldc) noexcept nogil
+
+cdef dgemm_t dgemm = NULL
 
 cdef struct Panels:
     int gates            # columns a unit has
@@ -160,6 +166,19 @@ cdef inline int rows_of_tile(Py_ssize_t rows, Py_ssize_t first) noexcept nogil:
     return <int>(small + 1 if first < rows % tiles * (small + 1) else small)
 
 
+cdef int find_blas() except -1:
+    """Take dgemm from SciPy, when weights first need it: importing scipy.linalg takes longer than all of fastrnn."""
+    global dgemm
+    from scipy.linalg import cython_blas
+
+    capsule = cython_blas.__pyx_capi__["dgemm"]
+    signature = PyCapsule_GetName(capsule)
+    if not signature.startswith(b"void (char *, char *, int *, int *, int *, "):
+        raise ImportError(f"expected a dgemm of C integers in scipy.linalg.cython_blas; got {signature.decode()}")
+    dgemm = <dgemm_t>PyCapsule_GetPointer(capsule, signature)
+    return 0
+
+
 cdef inline void gemm(
     int rows, int columns, int depth, real* a, int a_stride, real* b, int b_stride, real* out, int out_stride,
 ) noexcept nogil:
@@ -204,6 +223,8 @@ cdef struct Weights:
 cdef object prepare_weights(Weights* weights, object matrix, object bias, int gates, bint blas):
     """Fill `weights` from (depth, gates * units) and (gates * units,) or None; returns the arrays to keep alive."""
     cdef real[::1] panels, start
+    if blas:
+        find_blas()
     weights.depth = matrix.shape[0]
     weights.cut = cut_panels(gates, matrix.shape[1] // gates)
     panels = to_panel_columns(&weights.cut, matrix).ravel() if blas else pack(&weights.cut, matrix)

@@ -6,9 +6,10 @@ cdef enum:
     NONE = -1            # no buffer
     # Sums in flight that hide the latency of a multiply-add: 4 cycles, one or two started in each.
     SUMS_IN_FLIGHT = 8
-    # float64 multiplies inputs by BLAS. float32 does not: from 30x128x512 to 960x512x2048 the tile ran 1.1 to 1.6 times
-    # faster than OpenBLAS 0.3.30 on one AVX-512 core (104 to 113 GFLOP/s of 117).
-    BLAS_PROJECTS = REAL_BITS == 64
+    # float64 multiplies inputs by BLAS unless there is AVX-512. With it the tile is faster than OpenBLAS 0.3.30 on one
+    # core: from 30x128x512 to 960x512x2048 in float32 1.1 to 1.6 times (104 to 113 GFLOP/s of 117), whole layers in
+    # float64 1.0 to 2.4 times; with AVX2 these took 0.7 to 1.3 times as long as with BLAS, with SSE 0.5 to 2.3 times.
+    BLAS_PROJECTS = (REAL_BITS == 64) & (LANES < 8)
     # Blocks of a BLAS call: 32 * 64 * 96 multiply-adds, below OpenBLAS's threshold for threads of 4 * 65536.
     BLAS_ROWS = 32
     BLAS_COLUMNS = 64
