@@ -688,16 +688,16 @@ class Executable:
     def run_directly(
         self, shapes: Sequence[Shape], dtype: DTypeLike
     ) -> Callable[[Any], Any] | None:
-        """Return the core's own function from one input array to one output array, or None.
+        """Return the core's own function from the inputs to the outputs, each an array or a tuple of several, or None.
 
         Parameters
         ----------
         shapes : list of tuple
-            The inputs', None for an unknown size. The function returns None for an array that is not of its form.
+            The inputs', None for an unknown size. The function returns None for arrays that are not of its form.
         dtype : str
-            What the input is converted to first; the function takes the core's own dtype only.
+            What the first input is converted to first; the function takes the core's own dtype only.
         """
-        if self.plan.program is None or self._stateful or len(self.plan.outputs) != 1:
+        if self.plan.program is None or self._stateful:
             return None
         indices = any(step.indices for step in self.plan.steps)
         if not indices and self.plan.steps[0].dtype != as_dtype(dtype):
@@ -706,11 +706,13 @@ class Executable:
         run: Callable[[Any], Any] = self.plan.program.run
         if not self._casts_any:
             return run
-        (returned,) = self._casts
+        casts = self._casts
 
-        def run_and_cast(x: Any) -> Any:
-            y = run(x)
-            return None if y is None else _cast(y, returned)
+        def run_and_cast(inputs: Any) -> Any:
+            outputs = run(inputs)
+            if isinstance(outputs, tuple):
+                return tuple(map(_cast, outputs, casts))
+            return None if outputs is None else _cast(outputs, casts[0])
 
         return run_and_cast
 

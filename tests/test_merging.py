@@ -177,3 +177,21 @@ def test_masks_of_keras_2_are_joined_where_all_count(rng):
         output, mask = run([*x, *masks])
         np.testing.assert_array_equal(mask, masks[0] & masks[1])
         np.testing.assert_array_equal(output, layer(list(x)))
+
+
+def test_a_layer_called_again_with_inputs_that_are_broadcast(rng):
+    layer = merging.Add()
+    x = rng.normal(size=(2, 4)).astype("float32")
+    for y in (x, x[:, :1], x[:, :1], x):
+        np.testing.assert_array_equal(layer([x, y]), x + y)
+
+
+def test_a_layer_that_derives_from_one(rng):
+    class Twice(merging.Add):
+        def call(self, xs):
+            return 2 * super().call(xs)
+
+    layer = Twice()
+    x = rng.normal(size=(2, 4)).astype("float32")
+    for _ in range(2):
+        np.testing.assert_array_equal(layer([x, x]), 4 * x)

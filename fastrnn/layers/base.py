@@ -155,7 +155,10 @@ _SERIALIZERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-_NOT_HELD = ("_executables", "_users", "_weights")
+_DirectCall = tuple[type, int | None, bool, bool]
+"""Of a call that the core may take as it comes: whose it is, x.ndim, whether there are a mask and initial states."""
+
+_NOT_HELD = ("_direct_runs", "_executables", "_users", "_weights")
 """Attributes of a layer that hold neither layers inside it nor weights under another name."""
 
 
@@ -236,6 +239,7 @@ class Layer:
         self._not_trainable: set[str] = set()
         self._rounded_to: dict[str, str] = {}
         self._executables: dict[Hashable, tuple[Executable, Nested]] = {}
+        self._direct_runs: dict[_DirectCall, Callable[[tuple[Any, ...]], Any]] = {}
         self._users: list[Layer] = []
 
     @property
@@ -436,15 +440,13 @@ class Layer:
 
     def _forget_plans(self) -> None:
         """Drop the plans made from the weights, here and in the layers and models that hold this one."""
-        self._executables = {}
+        self._executables, self._direct_runs = {}, {}
         for user in self._users:
             user._forget_plans()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            "_executables": {},
-        }  # plans hold what is compiled, and are made anew
+        # Plans hold what is compiled, and are made anew.
+        return {**self.__dict__, "_executables": {}, "_direct_runs": {}}
 
     # -- configs ----------------------------------------------------------------------------------------------------
 
@@ -651,6 +653,13 @@ class Layer:
         -------
         ndarray, or what stands for it if the inputs are symbolic tensors
         """
+        if len(args) == 1 and not kwargs:
+            (x,) = args
+            run = self._direct_runs.get((type(self), getattr(x, "ndim", None), False, False))
+            if run is not None:
+                results = run(tuple(x) if isinstance(x, (list, tuple)) else (x,))
+                if results is not None:
+                    return results
         if holds_tensors(args, kwargs):
             return record(self, args, kwargs)
         given = self._named(args, kwargs)
@@ -706,27 +715,48 @@ class Layer:
         ndarray or tuple of ndarray
         """
         given = {self.call_arguments[0]: x, "mask": mask, **arguments}
-        form = type(self), _form(given)
+        form = self._form_of(given)
         made = self._executables.get(form)
         if made is None:
-            builder = Builder()
-            values = map_structure(
-                lambda leaf: self._value_for(builder, leaf) if _is_array(leaf) else leaf, given
-            )
-            outputs = self.lower_call(builder, [], values)
-            inputs = [leaf.buffer for leaf in flatten(values) if isinstance(leaf, Value)]
-            made = (
-                Executable(builder, inputs, flatten(outputs)),
-                map_structure(lambda _: None, outputs),
-            )
-            self._executables[form] = made
+            made = self._executables[form] = self._compile(given)
         run, structure = made
-        results = run([leaf for leaf in flatten(given) if _is_array(leaf)])
+        results = run([leaf for leaf in _leaves(given) if _is_array(leaf)])
         if structure is None:
             return results[0]
         rest = iter(results)
         outputs = map_structure(lambda _: next(rest), structure)
         return tuple(outputs) if isinstance(outputs, list) else outputs
+
+    def _form_of(self, given: dict[str, Nested]) -> Hashable:
+        """What the calls that one plan can serve have in common."""
+        return type(self), _form(given)
+
+    def _compile(self, given: dict[str, Nested]) -> tuple[Executable, Nested]:
+        """What runs calls of the form of this one, and the structure of what they return."""
+        builder = Builder()
+        values = map_structure(
+            lambda leaf: self._value_for(builder, leaf) if _is_array(leaf) else leaf, given
+        )
+        outputs = self.lower_call(builder, [], values)
+        inputs = [leaf for leaf in _leaves(values) if isinstance(leaf, Value)]
+        executable = Executable(builder, [value.buffer for value in inputs], flatten(outputs))
+        first, *others = (name for name, value in given.items() if value is not None)
+        if {"mask", "initial_state"}.issuperset(others):
+            x = given[first]
+            shapes: list[Shape] = [(None,) * len(value.shape) for value in inputs]
+            if _is_array(x):
+                shapes[0] = self._shape_of_inputs(x.ndim)
+            run = executable.run_directly(shapes, inputs[0].dtype or self.compute_dtype)
+            if run is not None:
+                with_mask, with_states = "mask" in others, "initial_state" in others
+                self._direct_runs[type(self), getattr(x, "ndim", None), with_mask, with_states] = (
+                    run
+                )
+        return executable, map_structure(lambda _: None, outputs)
+
+    def _shape_of_inputs(self, ndim: int) -> Shape:
+        """The shape with the batch that the core is to hold an input of so many axes to, beside what its steps need."""
+        return (None,) * ndim
 
     def _value_for(self, builder: Builder, array: np.ndarray) -> Value:
         """A new value for an array of a call, for later calls too: of its shape, only the features stay the same."""
@@ -758,6 +788,11 @@ def _is_array_like(x: Nested) -> bool:
     return not isinstance(x, dict)
 
 
+def _leaves(given: dict[str, Nested]) -> list[Any]:
+    """What a call's arguments hold, in the arguments' order."""
+    return flatten(list(given.values()))
+
+
 def _arrays_in(x: Nested) -> Nested:
     """`x` with arrays for what are arrays of NumPy's or numbers in lists; other things are constants."""
     if isinstance(x, (list, tuple)) and x and isinstance(flatten(x)[0], (int, float)):
@@ -774,7 +809,7 @@ def _holds_values(structure: Nested) -> bool:
 
 
 def _form(structure: Nested) -> Hashable:
-    """What calls have in common that one plan can serve: structure, numbers of axes, integer dtypes and constants."""
+    """The structure of a call's arguments, numbers of axes, integer dtypes and constants."""
     if isinstance(structure, np.ndarray):
         return structure.ndim if structure.dtype.kind == "f" else (structure.ndim, structure.dtype)
     if isinstance(structure, dict):

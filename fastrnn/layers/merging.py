@@ -1,6 +1,6 @@
 """Keras's merging layers: several inputs, one output."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import plan
+from fastrnn._nested import flatten
 from fastrnn._types import Nested, Shape
 from fastrnn.layers.array import ArrayLayer
 from fastrnn.layers.base import fits
@@ -89,6 +90,11 @@ class Merge(ArrayLayer):
                 )
             sizes.append(None if None in larger else larger.pop() if larger else 1)
         return tuple(sizes)
+
+    def _form_of(self, given: dict[str, Nested]) -> Hashable:
+        # Inputs of other numbers of features may be broadcast otherwise.
+        arrays = flatten(given[self.call_arguments[0]])
+        return super()._form_of(given), *(array.shape[1:][-1:] for array in arrays)
 
     # Values.
 

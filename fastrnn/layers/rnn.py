@@ -342,6 +342,9 @@ class RecurrentCell(KerasCell):
     def state_structure(self) -> list[Any]:
         return [None] * self.n_states_of_kind
 
+    def structured(self, flat: Sequence[Any]) -> list[Any]:
+        return list(flat)
+
     def state_shapes(self, step_shape: Shape | None = None) -> list[Shape]:
         return [(self.units,)] * self.n_states
 
@@ -419,6 +422,17 @@ class RecurrentLayer(Layer):
         ValueError
             If a shape does not fit; a stateful layer's states are then as they were.
         """
+        ndim, masked = getattr(sequences, "ndim", None), mask is not None
+        run = self._direct_runs.get((type(self), ndim, masked, initial_state is not None))
+        if run is not None and constants is None and not training:
+            arrays: Any = (sequences, mask) if masked else (sequences,)
+            if isinstance(initial_state, (list, tuple)):
+                arrays = (*arrays, *initial_state)
+            elif initial_state is not None:
+                arrays = (*arrays, initial_state)
+            results = run(arrays)
+            if results is not None:
+                return self._nested(results) if isinstance(results, tuple) else results
         if holds_tensors(sequences, initial_state, mask, constants):
             if isinstance(sequences, (list, tuple)):  # Keras 2's form, with the states in it
                 sequences, *rest = sequences
@@ -582,6 +596,9 @@ class RNN(RecurrentLayer):
         """Flat states as Keras returns them after an output: one entry a cell; the cell's own for a stack of one."""
         entries = self._cell.structured(flat)
         return entries[0] if len(entries) == 1 and isinstance(entries[0], list) else entries
+
+    def _shape_of_inputs(self, ndim: int) -> Shape:
+        return (None, None, *(self._cell.step_shape or (None,) * (ndim - 2)))
 
     def _check_input(self, shape: Shape) -> None:
         expected = self._cell.step_shape

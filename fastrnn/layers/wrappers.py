@@ -145,6 +145,9 @@ class Bidirectional(RecurrentLayer):
         for direction in self._directions:
             direction._check_input(shape)
 
+    def _shape_of_inputs(self, ndim: int) -> Shape:
+        return self.forward_layer._shape_of_inputs(ndim)
+
     def _halves(self, states: Any) -> tuple[list[Any], list[Any]]:
         given = list(states) if isinstance(states, (list, tuple)) else [states]
         if len(given) % 2:
