@@ -73,96 +73,112 @@ cdef object pack(const Panels* cut, object matrix):
 
 
 cdef inline void tile(
-    const int rows, const int vectors, const int splits, const real** start,
-    real** x, Py_ssize_t x_depth, const real* x_panel, real** h, Py_ssize_t h_depth, const real* h_panel,
-    real* out, Py_ssize_t out_stride,
+    const int rows, const int vectors, const int splits, const real** start, Py_ssize_t start_at,
+    real** x, Py_ssize_t x_depth, const real* x_panel,
+    real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
     """out[r] = start[r] + x[r] @ x_panel + h[r] @ h_panel for `rows` rows and one panel of `vectors` vectors.
 
-    The three constants are known where this is inlined, so the loops over them vanish and `sums` is registers only.
-    `splits` separate sums over the depth of h hide the latency of the multiply-adds where a tile has few of them.
+    Of h the numbers from `h_first` to `h_last` - 1 are taken; a start of NULL is what `out` holds. The three constants
+    are known where this is inlined, so the loops over them vanish and `sums` is registers only. `splits` separate sums
+    over the depth of h hide the latency of the multiply-adds where a tile has few of them.
     """
     cdef vec sums[TILE_ROWS * TILE_VECTORS]
+    cdef const real* begin
     cdef int r, v, s
-    cdef Py_ssize_t k
-    for r in range(rows):
-        for v in range(vectors):
-            sums[r * vectors + v] = load(start[r] + v * LANES)
-    for s in range(rows * vectors, splits * rows * vectors):
-        sums[s] = zero_vector()
+    cdef Py_ssize_t k, last = h_first + splits * SUM_DEPTH - x_depth
+    # Three nested loops: one over all sums is not unrolled, and they then live in memory.
+    for s in range(splits):
+        for r in range(rows):
+            for v in range(vectors):
+                sums[(s * rows + r) * vectors + v] = zero_vector()
     for k in range(x_depth):
         for r in range(rows):
             for v in range(vectors):
                 sums[r * vectors + v] = multiply_add(x[r][k], load(x_panel + v * LANES), sums[r * vectors + v])
         x_panel += vectors * LANES
-    k = 0
-    while k + splits <= h_depth:
+    k = h_first
+    while True:
+        last = min(last, h_last)
+        while k + splits <= last:
+            for s in range(splits):
+                for r in range(rows):
+                    for v in range(vectors):
+                        sums[(s * rows + r) * vectors + v] = multiply_add(
+                            h[r][k + s], load(h_panel + (s * vectors + v) * LANES), sums[(s * rows + r) * vectors + v])
+            h_panel += splits * vectors * LANES
+            k += splits
+        while k < last:
+            for r in range(rows):
+                for v in range(vectors):
+                    sums[r * vectors + v] = multiply_add(h[r][k], load(h_panel + v * LANES), sums[r * vectors + v])
+            h_panel += vectors * LANES
+            k += 1
+        for s in range(1, splits):
+            for r in range(rows * vectors):
+                sums[r] = add(sums[r], sums[s * rows * vectors + r])
+        for r in range(rows):
+            begin = <const real*>out + r * out_stride if start == NULL else start[r] + start_at
+            for v in range(vectors):
+                store(out + r * out_stride + v * LANES, add(sums[r * vectors + v], load(begin + v * LANES)))
+        if k == h_last:
+            return
+        last = k + splits * SUM_DEPTH
+        start = NULL
         for s in range(splits):
             for r in range(rows):
                 for v in range(vectors):
-                    sums[(s * rows + r) * vectors + v] = multiply_add(
-                        h[r][k + s], load(h_panel + (s * vectors + v) * LANES), sums[(s * rows + r) * vectors + v])
-        h_panel += splits * vectors * LANES
-        k += splits
-    while k < h_depth:
-        for r in range(rows):
-            for v in range(vectors):
-                sums[r * vectors + v] = multiply_add(h[r][k], load(h_panel + v * LANES), sums[r * vectors + v])
-        h_panel += vectors * LANES
-        k += 1
-    for s in range(1, splits):
-        for r in range(rows * vectors):
-            sums[r] = add(sums[r], sums[s * rows * vectors + r])
-    for r in range(rows):
-        for v in range(vectors):
-            store(out + r * out_stride + v * LANES, sums[r * vectors + v])
+                    sums[(s * rows + r) * vectors + v] = zero_vector()
 
 
 cdef inline void tile_of_width(
-    int rows, const int vectors, const real** start,
-    real** x, Py_ssize_t x_depth, const real* x_panel, real** h, Py_ssize_t h_depth, const real* h_panel,
-    real* out, Py_ssize_t out_stride,
+    int rows, const int vectors, const real** start, Py_ssize_t start_at,
+    real** x, Py_ssize_t x_depth, const real* x_panel,
+    real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
     """`tile` for any number of rows up to TILE_ROWS, with SUMS_IN_FLIGHT separate sums or more where they fit."""
     if rows == 1:
         tile(1, vectors, (SUMS_IN_FLIGHT + vectors - 1) // vectors,
-             start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+             start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
     elif rows == 2:
         tile(2, vectors, (SUMS_IN_FLIGHT // 2 + vectors - 1) // vectors,
-             start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+             start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
     elif rows == 3:
         tile(3, vectors, (SUMS_IN_FLIGHT // 4 + vectors - 1) // vectors,
-             start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+             start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
     elif TILE_ROWS > 3 and rows == 4:
         tile(4, vectors, (SUMS_IN_FLIGHT // 4 + vectors - 1) // vectors,
-             start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+             start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
     elif TILE_ROWS > 3 and rows == 5:
-        tile(5, vectors, 1, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+        tile(5, vectors, 1, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
     elif TILE_ROWS > 3:
-        tile(6, vectors, 1, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+        tile(6, vectors, 1, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
 
 
 cdef void multiply_tile(
-    int rows, Py_ssize_t width, const real** start,
-    real** x, Py_ssize_t x_depth, const real* x_panel, real** h, Py_ssize_t h_depth, const real* h_panel,
-    real* out, Py_ssize_t out_stride,
+    int rows, Py_ssize_t width, const real** start, Py_ssize_t start_at,
+    real** x, Py_ssize_t x_depth, const real* x_panel,
+    real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
     """`tile` for any number of rows up to TILE_ROWS and any panel width up to TILE_VECTORS vectors."""
     cdef Py_ssize_t vectors = width // LANES
     if vectors == 4:
-        tile_of_width(rows, 4, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+        tile_of_width(rows, 4, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
     elif vectors == 3:
-        tile_of_width(rows, 3, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+        tile_of_width(rows, 3, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
     elif vectors == 2:
-        tile_of_width(rows, 2, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+        tile_of_width(rows, 2, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
     else:
-        tile_of_width(rows, 1, start, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
+        tile_of_width(rows, 1, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
 
 
 cdef inline int rows_of_tile(Py_ssize_t rows, Py_ssize_t first) noexcept nogil:
     """How many rows the tile that starts at `first` takes: the tiles of a block differ by one row at most."""
-    cdef Py_ssize_t tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
-    cdef Py_ssize_t small = rows // tiles
+    cdef unsigned int tiles, small
+    if rows <= TILE_ROWS:
+        return <int>rows
+    tiles = (<unsigned int>rows + TILE_ROWS - 1) // TILE_ROWS
+    small = <unsigned int>rows // tiles
     return <int>(small + 1 if first < rows % tiles * (small + 1) else small)
 
 
@@ -177,6 +193,32 @@ cdef int find_blas() except -1:
         raise ImportError(f"expected a dgemm of C integers in scipy.linalg.cython_blas; got {signature.decode()}")
     dgemm = <dgemm_t>PyCapsule_GetPointer(capsule, signature)
     return 0
+
+
+cdef void multiply_rows(
+    Py_ssize_t rows, Py_ssize_t width, const real** start, Py_ssize_t start_at,
+    real** x, Py_ssize_t x_depth, const real* x_panel, real** h, Py_ssize_t h_depth, const real* h_panel,
+    real* out, Py_ssize_t out_stride,
+) noexcept nogil:
+    """`tile` for any number of rows and any depth: several tiles take one block of the weights before the next."""
+    cdef Py_ssize_t first, h_first = 0, h_last
+    cdef int count
+    if x_depth > SUM_DEPTH:
+        multiply_rows(rows, width, start, start_at, x, 0, NULL, x, x_depth, x_panel, out, out_stride)
+        x_depth, start = 0, NULL
+    while True:
+        h_last = h_depth if rows <= TILE_ROWS else min(h_depth, h_first + DEPTH_AT_ONCE - x_depth)
+        first = 0
+        while first < rows:
+            count = rows_of_tile(rows, first)
+            multiply_tile(count, width, start + first if start != NULL else NULL, start_at,
+                          x + first, x_depth, x_panel, h + first, h_first, h_last, h_panel,
+                          out + first * out_stride, out_stride)
+            first += count
+        if h_last == h_depth:
+            return
+        h_panel += (h_last - h_first) * width
+        x_depth, h_first, start = 0, h_last, NULL
 
 
 cdef inline void gemm(
@@ -245,10 +287,10 @@ cdef void project(
     The weights were prepared with blas=BLAS_PROJECTS.
     """
     cdef const Panels* cut = &weights.cut
-    cdef const real* start[TILE_ROWS]
-    cdef real* x_rows[TILE_ROWS]
-    cdef Py_ssize_t row, first, width, offset = first_panel * cut.width
-    cdef int panel, count, r
+    cdef const real* start[ROWS_OF_BLOCK]
+    cdef real* x_rows[ROWS_OF_BLOCK]
+    cdef Py_ssize_t row, first = 0, count, offset = first_panel * cut.width, width
+    cdef int panel
     if BLAS_PROJECTS:
         width = (cut.total if last_panel == cut.n_panels else last_panel * cut.width) - offset
         for row in range(rows):
@@ -256,16 +298,14 @@ cdef void project(
         blas_multiply(rows, width, weights.depth, x, x_stride, weights.panels + offset, cut.total,
                       out + offset, out_stride)
         return
-    for panel in range(first_panel, last_panel):
-        width = panel_width(cut, panel)
-        for r in range(TILE_ROWS):
-            start[r] = weights.bias + panel * cut.width
-        first = 0
-        while first < rows:
-            count = rows_of_tile(rows, first)
-            for r in range(count):
-                x_rows[r] = x + (first + r) * x_stride
-            multiply_tile(count, width, start, NULL, 0, NULL, x_rows, weights.depth,
-                          weights.panels + panel * cut.width * weights.depth,
-                          out + first * out_stride + panel * cut.width, out_stride)
-            first += count
+    while first < rows:
+        count = min(rows - first, ROWS_OF_BLOCK)
+        for row in range(count):
+            start[row] = weights.bias
+            x_rows[row] = x + (first + row) * x_stride
+        for panel in range(first_panel, last_panel):
+            offset = panel * cut.width
+            multiply_rows(count, panel_width(cut, panel), start, offset, x_rows, 0, NULL,
+                          x_rows, weights.depth, weights.panels + offset * weights.depth,
+                          out + first * out_stride + offset, out_stride)
+        first += count

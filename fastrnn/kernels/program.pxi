@@ -230,7 +230,7 @@ cdef bint infer_dense(const void* pointer, Shape* shapes) noexcept nogil:
 
 cdef size_t scratch_of_dense(const void* pointer, const Shape* shapes, Py_ssize_t rows) noexcept nogil:
     cdef const Projection* layer = <const Projection*>pointer
-    return DENSE_ROWS * layer.weights.cut.total * sizeof(real)
+    return ROWS_OF_BLOCK * layer.weights.cut.total * sizeof(real)
 
 
 cdef double cost_of_dense(const void* pointer, const Shape* shapes) noexcept nogil:
@@ -248,7 +248,7 @@ cdef void run_dense(
     cdef real* y = <real*>data[layer.y]
     cdef real* block
     while first < n:
-        count = min(n - first, DENSE_ROWS)
+        count = min(n - first, ROWS_OF_BLOCK)
         block = y + first * units if total == units else <real*>scratch
         project(&layer.weights, 0, layer.weights.cut.n_panels, count, x + first * depth, depth, block, total)
         if total == units:
