@@ -11,7 +11,7 @@ mathematics in NumPy.
 
 from fastrnn import layers, models, ops
 from fastrnn._dispatch import get_num_threads, set_num_threads, show_config
-from fastrnn.errors import ModelFormatError, UnsupportedLayerError
+from fastrnn.errors import ModelFormatError, NotStreamableError, UnsupportedLayerError
 from fastrnn.layers import Input, Layer
 from fastrnn.model import Functional, Model, Sequential
 from fastrnn.saving import from_keras, load_model
@@ -24,6 +24,7 @@ __all__ = [
     "Layer",
     "Model",
     "ModelFormatError",
+    "NotStreamableError",
     "Sequential",
     "UnsupportedLayerError",
     "__version__",

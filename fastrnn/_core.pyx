@@ -2,7 +2,7 @@
 
 setup.py builds this one source for each instruction set and number type; `fastrnn._dispatch` imports the one that
 fits. The parts, each of which knows only those above it: activations, panels (products on packed weights), cells, team,
-indices, recurrence (the loop over time), program (what Python sees), small_steps.
+indices, recurrence (the loop over time), program (what Python sees), small_steps, streams.
 """
 from libc.math cimport log
 from libc.string cimport memcpy, memset
@@ -54,3 +54,4 @@ include "kernels/recurrence.pxi"
 include "kernels/program.pxi"
 include "kernels/convlstm.pxi"
 include "kernels/small_steps.pxi"
+include "kernels/streams.pxi"

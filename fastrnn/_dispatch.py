@@ -40,6 +40,10 @@ class Core(Protocol):
     Repeat: "type[_core.Repeat]"
     Pool: "type[_core.Pool]"
     Program: "type[_core.Program]"
+    Window: "type[_core.Window]"
+    Hold: "type[_core.Hold]"
+    Streams: "type[_core.Streams]"
+    Slots: "type[_core.Slots]"
 
     def set_num_threads(self, n: int) -> None: ...
 

@@ -5,5 +5,9 @@ class UnsupportedLayerError(NotImplementedError):
     """A layer, or an option of one, that fastrnn does not run; the message says where in the model it stands."""
 
 
+class NotStreamableError(UnsupportedLayerError, ValueError):
+    """A layer that cannot run in a stream, since it would need later timesteps; the message says which and why."""
+
+
 class ModelFormatError(ValueError):
     """A file that is not a Keras model, is damaged, or contradicts itself."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,8 +22,21 @@ from fastrnn.saving.config import constructor_options
 from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
 from fastrnn.symbolic import KerasTensor, holds_tensors, is_input, record
 
+if TYPE_CHECKING:
+    from fastrnn.streaming import Stream
+
 ROWS_BETWEEN_NUMPY_STEPS = 1024
 """Rows that `predict` passes at once through a plan with steps in NumPy, whose intermediate arrays take memory."""
+
+
+LowerCall = Callable[[Layer, Builder, Sequence[Nested], dict[str, Nested]], Nested]
+"""What writes a call of a layer, given with the arguments of `Layer.lower_call`."""
+
+
+def _lower_call(
+    layer: Layer, builder: Builder, args: Sequence[Nested], kwargs: dict[str, Nested]
+) -> Nested:
+    return layer.lower_call(builder, args, kwargs)
 
 
 class Model(Layer):
@@ -66,11 +79,15 @@ class Model(Layer):
         raise NotImplementedError
 
     def _lower_graph(
-        self, builder: Builder, inputs: list[Value], shapes: dict[Layer, Nested] | None = None
+        self,
+        builder: Builder,
+        inputs: list[Value],
+        shapes: dict[Layer, Nested] | None = None,
+        lower_call: LowerCall = _lower_call,
     ) -> Nested:
         """Write the layers' steps from a list of values; return the outputs' values in their structure.
 
-        `shapes` takes the output shape of each layer's first call.
+        `shapes` takes the output shape of each layer's first call; `lower_call` writes a call.
         """
         raise NotImplementedError
 
@@ -400,6 +417,41 @@ class Model(Layer):
     def compile(self, *args: object, **kwargs: object) -> None:
         """Do nothing, for code written for Keras: loss, optimizer and metrics have no part in inference."""
 
+    # -- streams ----------------------------------------------------------------------------------------------------
+
+    def stream(
+        self,
+        batch_size: int | None = None,
+        state: "bytes | Mapping[str, ArrayLike] | None" = None,
+        start: Mapping[str, ArrayLike] | None = None,
+    ) -> "Stream":
+        """Return a stream: the model, one timestep at a time.
+
+        Parameters
+        ----------
+        batch_size : int, optional
+            How many sequences run side by side; by default what `state` and `start` have, or 1.
+        state : bytes or dict of str to array-like, optional
+            Where to go on from: what `Stream.save` or the attribute `Stream.state` gave.
+        start : dict of str to array-like, optional
+            Inputs, by name, that are given once and not step by step: the states of an encoder, or a whole sequence
+            that an encoder in the model reads.
+
+        Returns
+        -------
+        fastrnn.Stream
+
+        Raises
+        ------
+        NotStreamableError
+            If a layer would need later timesteps: it is an UnsupportedLayerError and a ValueError.
+        ValueError
+            If something does not fit the model, or the snapshot is damaged.
+        """
+        from fastrnn.streaming import Stream
+
+        return Stream(self, batch_size, state, start)
+
     # -- states -----------------------------------------------------------------------------------------------------
 
     @property
@@ -569,7 +621,11 @@ class Sequential(Model):
             self.build((batch if self.stateful else None, *unknown, *sizes[-1:]))
 
     def _lower_graph(
-        self, builder: Builder, inputs: list[Value], shapes: dict[Layer, Nested] | None = None
+        self,
+        builder: Builder,
+        inputs: list[Value],
+        shapes: dict[Layer, Nested] | None = None,
+        lower_call: LowerCall = _lower_call,
     ) -> Nested:
         value: Nested
         (value,) = inputs
@@ -578,7 +634,7 @@ class Sequential(Model):
                 raise ValueError(
                     f"layer {layer.name!r} of {self.name!r}: expected one input; got {len(flatten(value))} outputs"
                 )
-            value = layer.lower_call(builder, [value], {})
+            value = lower_call(layer, builder, [value], {})
             if shapes is not None:
                 shapes[layer] = map_structure(lambda output: output.shape, value)
         return value
@@ -719,7 +775,11 @@ class Functional(Model):
         self.built = True
 
     def _lower_graph(
-        self, builder: Builder, inputs: list[Value], shapes: dict[Layer, Nested] | None = None
+        self,
+        builder: Builder,
+        inputs: list[Value],
+        shapes: dict[Layer, Nested] | None = None,
+        lower_call: LowerCall = _lower_call,
     ) -> Nested:
         values = dict(zip(flatten(self._input_refs), inputs, strict=True))
 
@@ -729,7 +789,7 @@ class Functional(Model):
         for name, index, node in self._calls:
             layer = self._by_name[name]
             args, kwargs = map_structure(value_of, node.args), map_structure(value_of, node.kwargs)
-            outputs = layer.lower_call(builder, args, kwargs)
+            outputs = lower_call(layer, builder, args, kwargs)
             for number, output in enumerate(flatten(outputs)):
                 values[TensorRef(name, index, number)] = output
             if shapes is not None:

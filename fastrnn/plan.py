@@ -372,6 +372,56 @@ class Pool(Step):
 
 
 @dataclass(frozen=True, eq=False)
+class Window(Step):
+    """What a causal convolution sees at every timestep, and the inputs that later timesteps will see.
+
+    Sources x (batch, steps, features) and the inputs before it (batch, (taps - 1) * dilation, features); targets
+    (batch, steps, taps * features), the oldest tap first, and the inputs before the next x.
+    """
+
+    taps: int
+    dilation: int
+
+    def compiled(self) -> "_core.Window":
+        (x, before), (y, after) = self.sources, self.targets
+        return core(self.dtype).Window(
+            self.taps, self.dilation, x=x, before=before, y=y, after=after
+        )
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        x, before = arrays
+        steps, seen = x.shape[1], np.concatenate([before, x], axis=1)
+        taps = [seen[:, i * self.dilation :][:, :steps] for i in range(self.taps)]
+        return np.concatenate(taps, axis=-1), seen[:, steps:]
+
+
+@dataclass(frozen=True, eq=False)
+class Hold(Step):
+    """The outputs of a recurrence whose sequence began in an earlier call.
+
+    Sources y (batch, steps, ...), or (batch, ...) of the last step; the mask; and the output before (batch, ...): a
+    masked step repeats it until the first one that counts. Targets y and the last output.
+    """
+
+    sequence: bool
+
+    def compiled(self) -> "_core.Hold":
+        (x, mask, before), (y, after) = self.sources, self.targets
+        return core(self.dtype).Hold(
+            x=x, mask=mask, before=before, y=y, after=after, sequence=self.sequence
+        )
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        x, mask, before = arrays
+        begun = np.logical_or.accumulate(mask, axis=1)
+        if not self.sequence:
+            y = np.where(begun[:, -1].reshape(-1, *[1] * (x.ndim - 1)), x, before)
+            return y, y
+        y = np.where(begun.reshape(*begun.shape, *[1] * (x.ndim - 2)), x, before[:, np.newaxis])
+        return y, y[:, -1]
+
+
+@dataclass(frozen=True, eq=False)
 class Apply(Step):
     """A function of arrays in NumPy, for what is not worth a kernel; takes them as they come if dtype is None."""
 
@@ -444,6 +494,21 @@ class Value:
     dtype: np.dtype | None = None
 
 
+@dataclass(frozen=True)
+class StreamValue(Value):
+    """What flows between layers while they write the steps of a stream.
+
+    Attributes
+    ----------
+    when : {"sequence", "now", "start", "between"}
+        What the whole sequence would have: a sequence, whose axis 1 is the stream's timesteps; something that depends
+        on all timesteps so far and has no such axis, as of now; something that does not depend on them; or a state
+        after every timestep, of which only the last one is there.
+    """
+
+    when: str = "sequence"
+
+
 class Stateful(Protocol):
     """A layer that keeps states between calls; `flat_states` is a list of ndarray once the layer is built."""
 
@@ -482,11 +547,105 @@ class Builder:
     def add(self, step: Step) -> None:
         self.steps.append(step)
 
+    def lower(self, layer: Any, x: Any, arguments: dict[str, Any]) -> Any:
+        """Have a layer write its steps; returns what its `lower` does."""
+        return layer.lower(self, x, **arguments)
+
     def plan(self, inputs: Sequence[int], outputs: Sequence[int]) -> "Plan":
         """Return the plan from input buffers to output buffers, with what can be computed ahead folded away."""
         from fastrnn.folding import fold  # its rules know the steps above
 
         return Plan(fold(self.steps, outputs), inputs, outputs, self.n_buffers, self.masks)
+
+
+@dataclass
+class Carried:
+    """A state that a stream carries from one call to the next.
+
+    Attributes
+    ----------
+    name : str
+    before, after : Value
+        The state before and after the steps, (batch, ...).
+    dtype : numpy.dtype
+    start : callable or StreamValue
+        The state before the first step: an array for a batch size, or what is computed at the start.
+    """
+
+    name: str
+    before: Value
+    dtype: np.dtype
+    start: "Callable[[int], np.ndarray] | StreamValue"
+    after: Value | None = None
+
+
+@dataclass
+class StreamBuilder(Builder):
+    """Collects the steps that take a stream from one timestep to the next, or over several at once.
+
+    Attributes
+    ----------
+    one_step : bool
+        Whether they are for one timestep at a time, and then for everything in the model.
+    tail : Builder
+        Where the steps after the last sequence go. They know nothing of time: with several timesteps these are rows of
+        a batch to them.
+    crossings : list of (int, Value, bool)
+        What goes over into the tail: a buffer here; there its value; and whether that keeps an axis for its timestep.
+    carried : list of Carried
+    path : list of str
+        Names of the models around the layer that writes now.
+    """
+
+    one_step: bool = True
+    crossings: list[tuple[int, Value, bool]] = field(default_factory=list)
+    carried: list[Carried] = field(default_factory=list)
+    path: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tail = self if self.one_step else Builder()
+
+    def lower(self, layer: Any, x: Any, arguments: dict[str, Any]) -> Any:
+        return layer.lower_stream(self, x, **arguments)
+
+    def carry(
+        self,
+        name: str,
+        shape: Shape,
+        dtype: np.dtype,
+        start: "Callable[[int], np.ndarray] | StreamValue | None" = None,
+    ) -> Carried:
+        """Return a new state, of this shape without the batch; zeros at the start by default.
+
+        Raises
+        ------
+        ValueError
+            If a size is not known.
+        """
+        name = "/".join([*self.path, name])
+        sizes = [size for size in shape if size is not None]
+        if len(sizes) < len(shape):
+            raise ValueError(f"state {name!r} of a stream: expected known sizes; got {shape}")
+
+        def zeros(batch: int) -> np.ndarray:
+            return np.zeros((batch, *sizes), dtype)
+
+        names = {state.name for state in self.carried}
+        numbers = (number for number in range(1, len(names) + 2))
+        unused = next(n for n in (name, *(f"{name}#{i}" for i in numbers)) if n not in names)
+        self.carried.append(
+            Carried(unused, self.value((None, *shape)), np.dtype(dtype), start or zeros)
+        )
+        return self.carried[-1]
+
+    def as_of_now(self, x: Value, keep_axis: bool = False) -> StreamValue:
+        """Return the value, (batch, steps, ...), in the tail: every timestep for itself, with `keep_axis` (1, ...)."""
+        if self.one_step:
+            return StreamValue(x.buffer, x.shape, x.mask if keep_axis else None, x.dtype, "now")
+        inside = (1, *x.shape[2:]) if keep_axis else x.shape[2:]
+        there = self.tail.value((None, *inside), dtype=x.dtype)
+        self.crossings.append((x.buffer, there, keep_axis))
+        return StreamValue(there.buffer, there.shape, None, x.dtype, "now")
 
 
 class Plan:
@@ -683,7 +842,7 @@ class Executable:
         outputs = results[: self._n_outputs]
         if not self._casts_any:
             return outputs
-        return [_cast(array, dtype) for array, dtype in zip(outputs, self._casts, strict=True)]
+        return [converted(array, dtype) for array, dtype in zip(outputs, self._casts, strict=True)]
 
     def run_directly(
         self, shapes: Sequence[Shape], dtype: DTypeLike
@@ -711,14 +870,14 @@ class Executable:
         def run_and_cast(inputs: Any) -> Any:
             outputs = run(inputs)
             if isinstance(outputs, tuple):
-                return tuple(map(_cast, outputs, casts))
-            return None if outputs is None else _cast(outputs, casts[0])
+                return tuple(map(converted, outputs, casts))
+            return None if outputs is None else converted(outputs, casts[0])
 
         return run_and_cast
 
 
-def _cast(array: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
-    """Floating-point numbers in `dtype`; anything else, and anything for None, as it is."""
+def converted(array: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
+    """Return floating-point numbers in `dtype`; anything else, and anything for None, as it is."""
     if dtype is None or array.dtype.kind not in "fV":
         return array
     with np.errstate(over="ignore"):

@@ -46,6 +46,9 @@ cdef enum:
     ROWS_TO_SHARE = 16
     # Turns of a waiting loop after which a thread that is waited for must have lost its core.
     TURNS_TO_WAIT = 2000
+    # Multiply-adds, about 5 us, below which a step of a stream keeps Python's lock: letting it go and taking it back
+    # costs as much as a step of LSTM(16), and more where another thread wants it.
+    COST_TO_LET_OTHERS_RUN = 200000
     # Buffers that a call keeps on the stack.
     SMALL_BUFFERS = 16
 

@@ -10,7 +10,7 @@ from fastrnn import activations, initializers, plan
 from fastrnn._types import ActivationFunction, InitializerLike, Shape
 from fastrnn.layers.array import ArrayLayer
 from fastrnn.layers.base import to_numeric
-from fastrnn.layers.common import MaskReadingLayer
+from fastrnn.layers.common import MaskReadingLayer, across_axes
 
 
 def activation_step(
@@ -21,6 +21,8 @@ def activation_step(
 
 
 class _Slope(ArrayLayer):
+    across_time = None
+
     def _not_negative(self, value: float | None, argument: str) -> float:
         if value is None or value < 0:
             raise ValueError(
@@ -139,6 +141,10 @@ class PReLU(ArrayLayer):
         self.add_weight(shape, self.alpha_initializer, name="alpha")
         super().build(input_shape)
 
+    def why_across_time(self, x: plan.Value) -> str | None:
+        shared = len(x.shape) > 2 and self.alpha.shape[0] == 1
+        return None if shared else "its alpha is another one at each timestep (no shared_axes=[1])"
+
     def _check_input(self, shape: Shape) -> None:
         if not self.built:
             return
@@ -165,6 +171,7 @@ class ELU(ArrayLayer):
     """
 
     arguments = ("alpha",)
+    across_time = None
 
     def __init__(self, alpha: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -199,6 +206,11 @@ class Softmax(MaskReadingLayer):
     def __init__(self, axis: int | Sequence[int] = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axis = axis
+
+    def why_across_time(self, x: plan.Value) -> str | None:
+        if x.mask is not None:
+            return "it takes the mask of the timesteps for one of the last axis"
+        return across_axes([self.axis] if isinstance(self.axis, int) else self.axis, x)
 
     def _check_input(self, shape: Shape) -> None:
         axes = [self.axis] if isinstance(self.axis, int) else self.axis

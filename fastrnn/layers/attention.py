@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from fastrnn import activations, initializers, plan
 from fastrnn._types import InitializerLike, Nested, Shape
+from fastrnn.errors import NotStreamableError
 from fastrnn.layers.base import Layer, fits, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
 from fastrnn.layers.einsum_dense import EinsumDense
@@ -206,6 +207,23 @@ class Attention(Layer):
         targets = tuple(output.buffer for output in outputs)
         builder.add(plan.ApplySeveral(tuple(sources), targets, self.compute_dtype, compute))
         return outputs if return_attention_scores else outputs[0]
+
+    def why_across_time(self, x: Sequence[plan.StreamValue]) -> str | None:
+        known = all(value.when == "start" for value in x[1:])
+        return None if known and not self.causal else "it attends to other timesteps"
+
+    def lower_stream(
+        self,
+        builder: plan.StreamBuilder,
+        x: list[plan.Value],
+        return_attention_scores: bool = False,
+        use_causal_mask: bool = False,
+    ) -> Nested:
+        if use_causal_mask:
+            raise NotStreamableError(
+                f"layer {self.name!r}: use_causal_mask counts timesteps, so it cannot run in a stream"
+            )
+        return self.lower(builder, x, return_attention_scores)
 
     def scores(self, query: np.ndarray, key: np.ndarray) -> np.ndarray:
         """Return how well each step of the key answers each of the query, (batch, query steps, key steps)."""

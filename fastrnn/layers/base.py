@@ -20,7 +20,7 @@ from fastrnn._types import Config, InitializerFunction, InitializerLike, Nested,
 from fastrnn.dtypes import HALVES, as_dtype, is_floating, policy, rounded, widened
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers import own_call
-from fastrnn.plan import Builder, Executable, Value
+from fastrnn.plan import Builder, Executable, StreamBuilder, Value
 from fastrnn.symbolic import holds_tensors, record
 
 if TYPE_CHECKING:
@@ -524,6 +524,31 @@ class Layer:
             raise NotImplementedError(f"layer {self.name!r}: {type(self).__name__} has no call")
         return own_call.lower(self, builder, {self.call_arguments[0]: x})
 
+    across_time: str | None = "it does not compute a timestep from that timestep alone"
+    """Why the layer cannot run in a stream, one timestep after the other; None if it can."""
+
+    def lower_stream(self, builder: StreamBuilder, x: Nested) -> Nested:
+        """Write the layer's steps for some timesteps of a stream, from their inputs and what is carried along.
+
+        Parameters
+        ----------
+        builder : fastrnn.plan.StreamBuilder
+        x : fastrnn.plan.StreamValue, or a list of them
+            Sequences, (batch, steps, ...), and values from the start of the stream.
+        **arguments : optional
+            As for `lower`, where a layer takes any.
+
+        Returns
+        -------
+        Value or list of Value
+            Sequences but for StreamValues that say otherwise.
+        """
+        return self.lower(builder, x)
+
+    def why_across_time(self, x: Nested) -> str | None:
+        """Return why the layer cannot run timestep by timestep over these values, or None if it can."""
+        return self.across_time
+
     def lower_call(
         self, builder: Builder, args: Sequence[Nested], kwargs: dict[str, Nested]
     ) -> Nested:
@@ -575,7 +600,7 @@ class Layer:
         if type(self).call is not Layer.call:
             outputs = own_call.lower(self, builder, {first: x, **given})
         else:
-            outputs = self.lower(builder, x, **given)
+            outputs = builder.lower(self, x, given)
         outputs = self._typed(outputs)
         if self.supports_masking:
             return outputs if unused is None else self._pass_mask(outputs, unused)

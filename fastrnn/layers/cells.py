@@ -204,6 +204,10 @@ class StackedRNNCells(KerasCell):
         return [cell.state_structure for cell in self._cells]
 
     @property
+    def state_names(self) -> list[str]:
+        return [f"{i}/{name}" for i, cell in enumerate(self._cells) for name in cell.state_names]
+
+    @property
     def takes_constants(self) -> bool:  # type: ignore[override]  # it depends on the cells
         return any(cell.takes_constants for cell in self._cells)
 

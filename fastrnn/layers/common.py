@@ -70,6 +70,12 @@ def count_windows(size: int, window: int, stride: int, padding: str) -> int:
     return (size - (window if padding == "valid" else 1)) // stride + 1
 
 
+def across_axes(axes: Sequence[int], x: plan.Value) -> str | None:
+    """Return why a layer over these axes cannot run timestep by timestep over `x`, or None if time is none of them."""
+    over_time = any(axis % len(x.shape) == 1 for axis in axes)
+    return f"axis={list(axes)} is over the timesteps" if over_time else None
+
+
 class MaskReadingLayer(ArrayLayer):
     """A layer whose `compute` takes the mask, after its input, where there is one."""
 

@@ -14,7 +14,7 @@ from fastrnn import activations, initializers, plan
 from fastrnn._types import ActivationLike, InitializerLike, Shape
 from fastrnn.layers.base import fits
 from fastrnn.layers.common import SpatialLayer, count_windows, one_of
-from fastrnn.layers.core import activate, positive_integer
+from fastrnn.layers.core import activate, over_timesteps, positive_integer
 from fastrnn.reference import convolve
 
 Sizes = int | Sequence[int]
@@ -334,6 +334,45 @@ class Conv1D(_Conv):
 
     rank = 1
     paddings = ("valid", "same", "causal")
+
+    def why_across_time(self, x: plan.Value) -> str | None:
+        if self.strides != (1,):
+            return f"strides={self.strides} leave out timesteps"
+        if self.data_format != "channels_last":
+            return "with data_format='channels_first' its channels are the timesteps"
+        if self.padding != "causal" and self.kernel_size != (1,):
+            return f"padding={self.padding!r} takes later timesteps; 'causal' would not"
+        return over_timesteps(self.activation, (*x.shape[:-1], self.filters))
+
+    def lower_stream(self, builder: plan.StreamBuilder, x: plan.Value) -> plan.Value:
+        """Write the convolution as a product, of the inputs that each timestep sees with the kernel."""
+        (taps,), (dilation,), channels = self.kernel_size, self.dilation_rate, x.shape[-1]
+        seen = x
+        if taps > 1:
+            shape = ((taps - 1) * dilation, channels)
+            state = builder.carry(f"{self.name}/inputs", shape, self.compute_dtype)
+            state.after = builder.value(state.before.shape)
+            seen = builder.value((*x.shape[:2], taps * self._known_channels(x.shape)))
+            sources = (x.buffer, state.before.buffer)
+            targets = (seen.buffer, state.after.buffer)
+            builder.add(plan.Window(sources, targets, self.compute_dtype, taps, dilation))
+        y = builder.value((*x.shape[:2], self.filters))
+        buffers = (seen.buffer,), (y.buffer,), self.compute_dtype
+        if self.groups == 1:
+            kernel = self.kernel.reshape(-1, self.filters)
+            builder.add(plan.Dense(*buffers, kernel, self.bias, activations.linear))
+        else:
+            builder.add(plan.Apply(*buffers, self._product_of_groups))
+        return activate(builder, y, self.activation, self.compute_dtype)
+
+    def _product_of_groups(self, seen: np.ndarray) -> np.ndarray:
+        """The convolution of what each timestep sees, (batch, steps, taps * channels)."""
+        (taps,), inputs = self.kernel_size, self.kernel.shape[-2]
+        grouped = seen.reshape(*seen.shape[:2], taps, self.groups, inputs)
+        kernels = self.kernel.reshape(taps, inputs, self.groups, -1)
+        y = np.einsum("btkgc,kcgf->btgf", grouped, kernels)
+        y = y.reshape(*seen.shape[:2], self.filters)
+        return y if self.bias is None else y + self.bias
 
 
 class Conv2D(_Conv):

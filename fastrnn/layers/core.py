@@ -38,6 +38,7 @@ class InputLayer(Layer):
     """
 
     arguments = ("batch_shape", "sparse", "ragged", "optional")
+    across_time = None
 
     def __init__(
         self,
@@ -195,6 +196,9 @@ class Dense(Layer):
                 f"layer {self.name!r}: expected {self.kernel.shape[0]} features; got an input of shape {tuple(shape)}"
             )
 
+    def why_across_time(self, x: plan.Value) -> str | None:
+        return over_last_axis(x) or over_timesteps(self.activation, (*x.shape[:-1], self.units))
+
     def lower(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
         y = builder.value(self.compute_output_shape(x.shape), x.mask)
         inside = self.activation if plan.is_elementwise(self.activation) else activations.linear
@@ -238,6 +242,26 @@ def _shape_after(activation: ActivationFunction, shape: Shape) -> Shape:
     return tuple(None if size is None else new for size, new in zip(shape, tried, strict=True))
 
 
+def over_last_axis(x: plan.Value) -> str | None:
+    """Return why a layer over the last axis cannot run timestep by timestep over `x`, or None if it can."""
+    return "its features are the timesteps" if len(x.shape) < 3 else None
+
+
+def over_timesteps(function: ActivationFunction, shape: Shape) -> str | None:
+    """Return why a function of (batch, steps, ...) cannot be computed timestep by timestep, or None if it can.
+
+    It is tried out on random numbers of this shape.
+    """
+    sizes = [2, 5, *(size or 4 for size in shape[2:])]
+    x = np.random.default_rng(0).normal(size=sizes).astype(np.float32)
+    whole = np.asarray(function(x))
+    steps = [np.asarray(function(x[:, t : t + 1])) for t in range(5)]
+    alone = whole.ndim > 1 and all(step.shape[:2] == (2, 1) for step in steps)
+    if alone and np.allclose(np.concatenate(steps, axis=1), whole, 1e-4, 1e-5, equal_nan=True):
+        return None
+    return f"{activations.serialize(function)} of a timestep takes other timesteps"
+
+
 class Activation(Layer):
     """activation(x).
 
@@ -251,6 +275,9 @@ class Activation(Layer):
     def __init__(self, activation: ActivationLike, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.activation = activations.get(activation)
+
+    def why_across_time(self, x: plan.Value) -> str | None:
+        return over_timesteps(self.activation, x.shape)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return _shape_after(self.activation, input_shape)
@@ -271,6 +298,7 @@ class Dropout(Layer):
     """
 
     arguments = ("rate", "seed", "noise_shape")
+    across_time = None
 
     def __init__(
         self, rate: float, noise_shape: object = None, seed: object = None, **kwargs: Any

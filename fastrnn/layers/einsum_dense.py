@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn import activations, initializers
+from fastrnn import activations, initializers, plan
 from fastrnn._types import ActivationLike, InitializerLike, Shape
 from fastrnn.layers.array import ArrayLayer
+from fastrnn.layers.core import over_timesteps
 
 
 class EinsumDense(ArrayLayer):
@@ -147,6 +148,16 @@ class EinsumDense(ArrayLayer):
         sizes = dict(zip(self._output_axes, own, strict=True))
         taken = dict(zip(self._input_axes, input_shape[start:], strict=False))
         return sizes | taken
+
+    def why_across_time(self, x: plan.Value) -> str | None:
+        rest = len(x.shape) - len(self._input_axes)
+        place = 1 - rest if self._rest_first else 1
+        if 0 <= place < len(self._input_axes):
+            time = self._input_axes[place]
+            kept = self._output_axes[place : place + 1] == time
+            if not kept or time in self._kernel_axes or time in (self.bias_axes or ""):
+                return f"the equation {self.equation!r} does not keep the timesteps apart"
+        return over_timesteps(self.activation, self.compute_output_shape(x.shape))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         self._check_input(input_shape)

@@ -8,7 +8,7 @@ from fastrnn import initializers, plan
 from fastrnn._types import InitializerLike, Shape
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers.base import Layer
-from fastrnn.layers.core import positive_integer
+from fastrnn.layers.core import over_last_axis, positive_integer
 
 
 class Embedding(Layer):
@@ -76,6 +76,8 @@ class Embedding(Layer):
             self.build()
             self.set_weights(weights if isinstance(weights, list) else [weights])
 
+    across_time = None
+
     @property
     def embeddings(self) -> np.ndarray:
         """ndarray, shape (input_dim, output_dim)."""
@@ -113,6 +115,9 @@ class Masking(Layer):
     def __init__(self, mask_value: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.mask_value = mask_value
+
+    def why_across_time(self, x: plan.Value) -> str | None:
+        return over_last_axis(x)
 
     def lower(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
         mask = builder.mask()

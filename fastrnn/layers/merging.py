@@ -12,6 +12,7 @@ from fastrnn._nested import flatten
 from fastrnn._types import Nested, Shape
 from fastrnn.layers.array import ArrayLayer
 from fastrnn.layers.base import fits
+from fastrnn.layers.common import across_axes
 from fastrnn.layers.normalization import unit_vectors
 
 _SMALLEST_NORM = 1e-7
@@ -145,7 +146,21 @@ def _merge_of_two(
     return plan.Merge((a.buffer, b.buffer), (y.buffer,), dtype, mode)
 
 
-class _MaskedMerge(Merge):
+class _ElementwiseMerge(Merge):
+    """A layer of which each number takes one of each input."""
+
+    def why_across_time(self, x: Sequence[plan.StreamValue]) -> str | None:
+        rank = max(len(value.shape) for value in x)
+        aligned = all(
+            len(value.shape) == rank
+            if value.when == "sequence"
+            else len(value.shape) < rank or value.shape[1] == 1
+            for value in x
+        )
+        return None if aligned and rank > 1 else "it does not merge the timesteps of one axis"
+
+
+class _MaskedMerge(_ElementwiseMerge):
     """A layer whose values, too, depend on the masks of its inputs."""
 
     def lower(self, builder: plan.Builder, x: plan.Value | list[plan.Value]) -> plan.Value:
@@ -174,7 +189,7 @@ class _MaskedMerge(Merge):
         return y
 
 
-class Add(Merge):
+class Add(_ElementwiseMerge):
     """The sum of the inputs, which are broadcast; those of fewer axes get them after the batch."""
 
     def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
@@ -184,7 +199,7 @@ class Add(Merge):
         return reduce(np.add, arrays)
 
 
-class Subtract(Merge):
+class Subtract(_ElementwiseMerge):
     """The first input less the second."""
 
     least_inputs = most_inputs = 2
@@ -211,7 +226,7 @@ class Multiply(_MaskedMerge):
         return np.where(reduce(np.logical_or, known), product, product.dtype.type(0))
 
 
-class Average(Merge):
+class Average(_ElementwiseMerge):
     """The mean of the inputs."""
 
     def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
@@ -267,6 +282,11 @@ class Concatenate(Merge):
     def __init__(self, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axis = axis
+
+    def why_across_time(self, x: Sequence[plan.StreamValue]) -> str | None:
+        if any(value.when != "sequence" for value in x):
+            return "one of its inputs is no sequence"
+        return across_axes([self.axis], x[0])
 
     def _check_shapes(self, shapes: list[Shape]) -> None:
         rank = len(shapes[0])

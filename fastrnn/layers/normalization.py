@@ -10,6 +10,7 @@ from fastrnn import initializers, plan
 from fastrnn._types import Config, InitializerLike, Shape
 from fastrnn.layers.array import ArrayLayer
 from fastrnn.layers.base import fits
+from fastrnn.layers.common import across_axes
 from fastrnn.layers.core import positive_integer
 
 _SMALLEST_DEVIATION = 1e-7
@@ -70,6 +71,9 @@ class _AlongAxes(ArrayLayer):
                 raise ValueError(
                     f"layer {self.name!r}: expected an input that has the axis {axis}; got shape {tuple(shape)}"
                 )
+
+    def why_across_time(self, x: plan.Value) -> str | None:
+        return across_axes(self._axes_of_weights(x.shape), x)
 
     def _axes_of_weights(self, shape: Shape) -> list[int]:
         """The axes in the order of the weights' own, for an input of this shape."""
@@ -452,6 +456,9 @@ class GroupNormalization(_Affine):
         self._add_affine(shape, gamma=self.scale, beta=self.center)
         super().build(input_shape)
 
+    def why_across_time(self, x: plan.Value) -> str | None:
+        return "its moments are over all timesteps"
+
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         (x,) = arrays
         axis = self.axis % x.ndim
@@ -625,6 +632,10 @@ class Rescaling(ArrayLayer):
     """
 
     arguments = ("scale", "offset")
+
+    def why_across_time(self, x: plan.Value) -> str | None:
+        axes = max(np.ndim(self.scale), np.ndim(self.offset))
+        return None if axes <= len(x.shape) - 2 else "its numbers are others at each timestep"
 
     def __init__(self, scale: ArrayLike, offset: ArrayLike = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)

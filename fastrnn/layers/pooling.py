@@ -19,6 +19,7 @@ class _Pooling(SpatialLayer):
 
     arguments = ("pool_size", "padding", "strides", "data_format")
     limits = ("pool_size",)
+    across_time = "it pools windows of timesteps"
     mode: ClassVar[str]
     """What the core calls it."""
 
@@ -240,6 +241,7 @@ class AveragePooling3D(_AveragePooling):
 
 class _GlobalPooling(SpatialLayer):
     arguments = ("data_format", "keepdims")
+    across_time = "it pools all timesteps"
     mode: ClassVar[str]
     """What the core calls it."""
 

@@ -18,6 +18,8 @@ from fastrnn.layers.core import positive_integer
 class Identity(Layer):
     """The input as it is."""
 
+    across_time = None
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
@@ -101,6 +103,11 @@ class Reshape(ArrayLayer):
             )
         self.target_shape = given
 
+    def why_across_time(self, x: plan.Value) -> str | None:
+        first, *others = self.target_shape or (0,)
+        kept = first in (-1, None) and _product(tuple(others)) == _product(x.shape[2:])
+        return None if kept else "it moves numbers from one timestep to another"
+
     def _check_input(self, shape: Shape) -> None:
         if not shape:
             raise ValueError(f"layer {self.name!r}: expected an input (batch, ...); got shape ()")
@@ -152,6 +159,9 @@ class Permute(ArrayLayer):
             raise ValueError(
                 f"layer {self.name!r}: dims: expected the integers from 1 in some order; got {self.dims}"
             )
+
+    def why_across_time(self, x: plan.Value) -> str | None:
+        return None if self.dims[0] == 1 else "it makes the timesteps another axis"
 
     def _check_input(self, shape: Shape) -> None:
         check_rank(shape, len(self.dims) + 1, f"layer {self.name!r}")

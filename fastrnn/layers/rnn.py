@@ -1,7 +1,7 @@
 """The base of the recurrent layers: everything that does not depend on the cell."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -95,6 +95,11 @@ class Cell(ABC):
     def n_states(self) -> int:
         """int: the number of arrays in the states."""
         return len(flatten(self.state_structure))
+
+    @property
+    def state_names(self) -> list[str]:
+        """list of str: what a stream calls the states, flat."""
+        return [str(number) for number in range(self.n_states)]
 
     def lower_over_time(
         self,
@@ -344,6 +349,10 @@ class RecurrentCell(KerasCell):
 
     def structured(self, flat: Sequence[Any]) -> list[Any]:
         return list(flat)
+
+    @property
+    def state_names(self) -> list[str]:
+        return ["h", "c"][: self.n_states]
 
     def state_shapes(self, step_shape: Shape | None = None) -> list[Shape]:
         return [(self.units,)] * self.n_states
@@ -660,6 +669,58 @@ class RNN(RecurrentLayer):
             # A layer called again within a model goes on from where its first call ended.
             builder.states[self] = (read, final)
         return [y, *final] if self.return_state else y
+
+    def why_across_time(self, x: plan.Value) -> str | None:
+        return "it starts at the last timestep" if self.go_backwards else None
+
+    def lower_stream(
+        self,
+        builder: plan.StreamBuilder,
+        x: plan.Value,
+        initial_state: Nested = None,
+        constants: list[plan.Value] | None = None,
+    ) -> plan.Value | list[plan.Value]:
+        self._check_input(x.shape)
+        step_shape = tuple(x.shape[2:])
+        dtype = self._cell.compute_dtype
+        starts = flatten(initial_state) if initial_state is not None else self.streams_start_from()
+        shapes = self._cell.state_shapes(step_shape)
+        states = [
+            builder.carry(f"{self.name}/{name}", shape, dtype, start)
+            for name, shape, start in zip(self._cell.state_names, shapes, starts, strict=True)
+        ]
+        over = OverTime(
+            # Over several timesteps the last one's output is that of every timestep, as of then.
+            self.return_sequences or not builder.one_step,
+            zero_output_for_mask=self.zero_output_for_mask,
+            final=True,
+            constants=tuple(constants or ()),
+        )
+        initial = [state.before for state in states]
+        y, final = self._cell.lower_over_time(builder, x, initial, over)
+        for state, after in zip(states, final, strict=True):
+            state.after = after
+        if x.mask is not None and not self.zero_output_for_mask:
+            size = self._cell.output_shape(step_shape)
+            held = builder.carry(f"{self.name}/output", size, dtype)
+            held.after, unheld = builder.value(held.before.shape), y
+            y = builder.value(unheld.shape)
+            sources = (unheld.buffer, x.mask, held.before.buffer)
+            targets = (y.buffer, held.after.buffer)
+            builder.add(plan.Hold(sources, targets, self.compute_dtype, over.return_sequences))
+        y = replace(y, mask=x.mask) if self.return_sequences else builder.as_of_now(y)
+        if not self.return_state:
+            return y
+        when = "now" if builder.one_step else "between"
+        return [y, *(plan.StreamValue(s.buffer, s.shape, None, s.dtype, when) for s in final)]
+
+    def streams_start_from(self) -> list[Callable[[int], np.ndarray]]:
+        """Return for each state, flat, the function from a batch size to what a stream starts from."""
+
+        def start_of(number: int) -> Callable[[int], np.ndarray]:
+            return lambda batch: self._cell.initial_state_of(batch)[number]
+
+        return [start_of(number) for number in range(self.n_states)]
 
     def _check_states(self, states: StatesLike, batch: int | None) -> list[np.ndarray]:
         return self._cell.check_states(states, batch, f"layer {self.name!r}")

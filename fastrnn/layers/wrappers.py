@@ -51,6 +51,7 @@ class Bidirectional(RecurrentLayer):
     """
 
     arguments = ("merge_mode", "layer", "backward_layer")
+    across_time = "one of its directions starts at the last timestep"
 
     def __init__(
         self,
@@ -257,6 +258,7 @@ class TimeDistributed(Layer):
     """
 
     arguments = ("layer",)
+    across_time = None
     same_for_every_step = (Activation, Dense, Dropout)
     """Layers that do to a whole sequence what they do to each step."""
 
