@@ -23,6 +23,7 @@ from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
 from fastrnn.symbolic import KerasTensor, holds_tensors, is_input, record
 
 if TYPE_CHECKING:
+    from fastrnn.pool import StreamPool
     from fastrnn.streaming import Stream
 
 ROWS_BETWEEN_NUMPY_STEPS = 1024
@@ -439,7 +440,7 @@ class Model(Layer):
 
         Returns
         -------
-        fastrnn.Stream
+        fastrnn.streaming.Stream
 
         Raises
         ------
@@ -451,6 +452,31 @@ class Model(Layer):
         from fastrnn.streaming import Stream
 
         return Stream(self, batch_size, state, start)
+
+    def stream_pool(self, capacity: int, start: Sequence[str] = ()) -> "StreamPool":
+        """Return a pool of streams, of which any can be stepped together.
+
+        Parameters
+        ----------
+        capacity : int
+            How many streams can be open at once.
+        start : sequence of str, optional
+            Names of the inputs that are given when a stream is opened, and not step by step.
+
+        Returns
+        -------
+        fastrnn.pool.StreamPool
+
+        Raises
+        ------
+        NotStreamableError
+            If a layer would need later timesteps.
+        ValueError
+            If the capacity is not positive, or there is no such input.
+        """
+        from fastrnn.pool import StreamPool
+
+        return StreamPool(self, capacity, start)
 
     # -- states -----------------------------------------------------------------------------------------------------
 

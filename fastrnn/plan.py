@@ -578,6 +578,11 @@ class Carried:
     start: "Callable[[int], np.ndarray] | StreamValue"
     after: Value | None = None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """tuple of int: without the batch."""
+        return tuple(size or 0 for size in self.before.shape[1:])
+
 
 @dataclass
 class StreamBuilder(Builder):

@@ -17,10 +17,9 @@ from numpy.typing import ArrayLike
 
 from fastrnn._dispatch import core
 from fastrnn._nested import flatten, map_structure
-from fastrnn._types import Nested, Shape
+from fastrnn._types import Nested
 from fastrnn.dtypes import HALVES, as_dtype, is_floating, rounded
 from fastrnn.errors import NotStreamableError
-from fastrnn.folding import fold
 from fastrnn.layers.base import Layer, to_numeric
 from fastrnn.layers.core import InputLayer, positive_integer
 from fastrnn.layers.operations import Operation
@@ -170,7 +169,9 @@ class _Writer:
         given = self._import_all(self.builder, given)
         if starts is not None:
             if any(getattr(leaf, "when", None) != "start" for leaf in flatten(starts)):
-                raise _refusal(layer, "its initial state is not known at the start")
+                raise _refusal(
+                    layer, "its initial state comes from an input that is not given at the start"
+                )
             given["initial_state"] = starts
             self.needed.update({leaf.buffer: leaf for leaf in flatten(starts)})
         outputs = layer.lower_call(self.builder, [], given)
@@ -291,12 +292,9 @@ def _tried_over_time(layer: Layer, args: Sequence[Nested], kwargs: dict[str, Nes
         )
         outputs = flatten(layer.lower_call(builder, args, kwargs))
         masks = [(value.mask, array) for value, array in zip(values, cut, strict=True)]
-        plan = Plan(
-            builder.steps,
+        plan = builder.plan(
             [*(value.buffer for value in values), *(m for m, _ in masks if m is not None)],
             [value.buffer for value in outputs],
-            builder.n_buffers,
-            builder.masks,
         )
         ones = [np.ones(array.shape[:2], bool) for mask, array in masks if mask is not None]
         return plan.run([*cut, *ones], compiled=False)
@@ -358,20 +356,16 @@ class _Form:
         over_time = list(dict.fromkeys(over_time))
         after = [state.after.buffer for state in self.carried if state.after is not None]
         kept = [*over_time, *(buffer for buffer, _, _ in crossings), *after]
-        steps = fold(builder.steps, kept)
         self.n_outputs, self.n_states = len(over_time), len(after)
-        self.plan = Plan(
-            steps,
+        self.plan = builder.plan(
             [
                 *(value.buffer for value in writer.x),
                 *(state.before.buffer for state in self.carried),
                 *inputs,
             ],
             kept,
-            builder.n_buffers,
-            builder.masks,
         )
-        made = {(target, step.dtype) for step in steps for target in step.targets}
+        made = {(target, step.dtype) for step in self.plan.steps for target in step.targets}
         self.tail: Plan | None = None
         self.tail_constants: list[int] = []
         behind: list[int] = []
@@ -379,15 +373,10 @@ class _Form:
             tail = builder.tail
             self.tail_constants, tail_inputs = self._constants(writer, tail)
             behind = list(dict.fromkeys(one.buffer for one in outputs if one.when != "sequence"))
-            steps = fold(tail.steps, behind)
-            made |= {(target, step.dtype) for step in steps for target in step.targets}
-            self.tail = Plan(
-                steps,
-                [*(there.buffer for _, there, _ in crossings), *tail_inputs],
-                behind,
-                tail.n_buffers,
-                tail.masks,
+            self.tail = tail.plan(
+                [*(there.buffer for _, there, _ in crossings), *tail_inputs], behind
             )
+            made |= {(target, step.dtype) for step in self.tail.steps for target in step.targets}
         self.results = [
             _Result(
                 (over_time if self.tail is None or one.when == "sequence" else behind).index(
@@ -463,14 +452,12 @@ class Steps:
         self.carried = self.step.carried
         self._needed = list(writer.needed)
         self._masks = writer.begin.masks
-        self._begin = Plan(
-            writer.begin.steps,
-            writer.begin_inputs,
-            self._needed,
-            writer.begin.n_buffers,
-            writer.begin.masks,
-        )
+        self._begin = writer.begin.plan(writer.begin_inputs, self._needed)
         self.needed_shapes = {buffer: value.shape[1:] for buffer, value in writer.needed.items()}
+
+    def is_mask(self, number: int) -> bool:
+        """Return whether a value from the start, by its buffer there, is a mask."""
+        return number in self._masks
 
     @cached_property
     def chunk(self) -> _Form | None:
@@ -496,7 +483,7 @@ class Steps:
         for state in self.carried:
             if isinstance(state.start, StreamValue):
                 made = begun[state.start.buffer]
-                shape = (batch, *state.before.shape[1:])
+                shape = (batch, *state.shape)
                 if made.shape != shape:
                     raise ValueError(
                         f"state {state.name!r}: expected shape {shape} at the start; got {made.shape}"
@@ -654,13 +641,14 @@ class Stream:
             self._take(cast(Mapping[str, ArrayLike], state), "the state")
         constants = [self._begun[number] for number in self._steps.step.constants]
         self._core = self._steps.compiled(self._states, constants)
-        self._lock = threading.Lock()
+        self._lock = threading.Lock() if self._core is None else self._core
 
     @property
     def state(self) -> dict[str, np.ndarray]:
         """dict of str to ndarray: copies of the states, (batch, ...) each."""
         names = [state.name for state in self._steps.carried]
-        return {name: array.copy() for name, array in zip(names, self._states, strict=True)}
+        with self._alone():
+            return {name: array.copy() for name, array in zip(names, self._states, strict=True)}
 
     @state.setter
     def state(self, state: Mapping[str, ArrayLike]) -> None:
@@ -730,20 +718,19 @@ class Stream:
             raise ValueError(
                 f"{self._name}: expected {self.batch_size} rows; got a timestep of shape {arrays[0].shape}"
             )
-        outputs = None
-        if self._core is not None:
+        if self._core is not None and out is None:
             made = self._core.step(tuple(arrays))
-            outputs = None if made is None else list(made) if isinstance(made, tuple) else [made]
-        if outputs is None:
-            with self._alone():
-                outputs, states = step_in_numpy(self._steps.step, arrays, self._states, self._begun)
-                for array, new in zip(self._states, states, strict=True):
-                    array[...] = new
-        if bare:
-            outputs = [output[0] for output in outputs]
-        if out is None:
-            return self._in_structure(outputs)
-        return _into(out, outputs, self._name)
+            if made is not None:
+                outputs = list(made) if isinstance(made, tuple) else [made]
+                return self._in_structure([one[0] for one in outputs] if bare else outputs)
+        with self._alone():
+            outputs, states = step_in_numpy(self._steps.step, arrays, self._states, self._begun)
+            outputs = [one[0] for one in outputs] if bare else outputs
+            if out is not None:
+                outputs = [put_into(out, outputs, self._name)]
+            for array, new in zip(self._states, states, strict=True):
+                array[...] = new
+        return self._in_structure(outputs)
 
     def feed(self, chunk: Nested) -> Nested:
         """Take several timesteps: the same as as many steps.
@@ -798,21 +785,26 @@ class Stream:
         return pack(self.batch_size, self.state, start)
 
 
+_LOCK = type(threading.Lock())
+
+
 class _Alone:
     """Holds a lock, or raises at once if it is taken."""
 
-    def __init__(self, lock: threading.Lock) -> None:
+    def __init__(self, lock: "threading.Lock | _core.Streams") -> None:
         self._lock = lock
 
     def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
+        lock = self._lock
+        if not (lock.acquire(False) if isinstance(lock, _LOCK) else lock.acquire()):
             raise RuntimeError("the stream is in use by another thread")
 
     def __exit__(self, *error: object) -> None:
         self._lock.release()
 
 
-def _into(out: np.ndarray, outputs: list[np.ndarray], what: str) -> np.ndarray:
+def put_into(out: np.ndarray, outputs: Sequence[np.ndarray], what: str) -> np.ndarray:
+    """Write the one output to `out` and return that; ValueError if there are several or `out` does not fit."""
     (output, *others) = outputs
     fits = isinstance(out, np.ndarray) and not others and out.shape == output.shape
     if not fits or out.dtype != output.dtype or not out.flags.carray:
@@ -853,7 +845,7 @@ def checked_states(
     arrays = []
     for state in steps.carried:
         array = to_numeric(states[state.name], f"{what}: {state.name!r}")
-        shape: Shape = (batch, *state.before.shape[1:])
+        shape = (batch, *state.shape)
         if array.shape != shape:
             raise ValueError(f"{what}: {state.name!r}: expected shape {shape}; got {array.shape}")
         arrays.append(np.ascontiguousarray(array, state.dtype))

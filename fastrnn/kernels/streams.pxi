@@ -248,6 +248,14 @@ cdef class Streams:
             shape.size *= shape.dims[axis]
         return 0
 
+    def acquire(self):
+        """Keep other threads out until `release`; whether that was possible at once."""
+        return enter(&self.busy)
+
+    def release(self):
+        """Let others in again."""
+        leave(&self.busy)
+
     def step(self, inputs, out=None, cnp.ndarray slots=None):
         """Take rows one timestep on.
 
@@ -373,6 +381,7 @@ cdef class Streams:
         cdef const Shape* shape = &self.shapes[self.y_buffers[0]]
         cdef int axis, number, skipped = 1 if self.timed[0] else 0, batched = 0 if bare else 1
         cdef cnp.ndarray array
+        cdef size_t size
         cdef char* first
         cdef char* last
         if not cnp.PyArray_Check(out):
@@ -389,7 +398,8 @@ cdef class Streams:
         first = cnp.PyArray_BYTES(array)
         last = first + cnp.PyArray_NBYTES(array)
         for number in range(self.n_x):
-            if first < x[number] + rows * self.bytes_of(self.program.inputs[number].buffer) and x[number] < last:
+            size = rows * self.bytes_of(self.program.inputs[number].buffer)
+            if first < x[number] + size and x[number] < last:
                 return None
         y[0] = first
         return array
@@ -413,7 +423,8 @@ cdef class Streams:
             else:
                 for number in prange(n_tiles, num_threads=n_threads, schedule="dynamic"):
                     self.run_tile(number, threadid(), rows, slots, x, y)
-                keep_pace(&self.pace, start, omp_get_wtime(), self.cost * (rows + ROWS_FOR_WEIGHTS), <int>n_threads)
+                keep_pace(
+                    &self.pace, start, omp_get_wtime(), self.cost * (rows + ROWS_FOR_WEIGHTS), <int>n_threads)
         return 0
 
     cdef int lay_out(self, Py_ssize_t tile, Py_ssize_t last_tile, Py_ssize_t n_threads) except -1:

@@ -259,7 +259,7 @@ def over_timesteps(function: ActivationFunction, shape: Shape) -> str | None:
     alone = whole.ndim > 1 and all(step.shape[:2] == (2, 1) for step in steps)
     if alone and np.allclose(np.concatenate(steps, axis=1), whole, 1e-4, 1e-5, equal_nan=True):
         return None
-    return f"{activations.serialize(function)} of a timestep takes other timesteps"
+    return f"its {getattr(function, '__name__', 'activation')} of a timestep takes other timesteps"
 
 
 class Activation(Layer):

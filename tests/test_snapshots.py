@@ -1,0 +1,96 @@
+"""Snapshots: what they hold, and bytes that are none."""
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+
+from fastrnn import snapshots
+
+STATES = {"a/h": np.arange(6, dtype="float32").reshape(2, 3), "b": np.ones((2, 2, 2), "float64")}
+START = {"tokens": np.array([[1, 2], [3, 4]])}
+
+
+def test_a_snapshot_gives_back_what_it_was_made_of():
+    data = snapshots.pack(2, STATES, START)
+    saved = snapshots.unpack(data)
+    assert saved.batch_size == 2
+    for got, expected in ((saved.states, STATES), (saved.start, START)):
+        assert list(got) == list(expected)
+        for name, array in expected.items():
+            assert got[name].dtype == array.dtype
+            np.testing.assert_array_equal(got[name], array)
+    assert b"pickle" not in data
+    assert len(data) < sum(array.nbytes for array in [*STATES.values(), *START.values()]) + 300
+
+
+@pytest.mark.parametrize("place", [0, 5, 17, 20, 21, 24, 25, 40, 120, 200, -1])
+def test_a_damaged_byte_is_noticed(place):
+    data = bytearray(snapshots.pack(2, STATES, START))
+    data[place] ^= 1
+    with pytest.raises(ValueError, match="snapshot"):
+        snapshots.unpack(bytes(data))
+
+
+def test_every_cut_is_noticed():
+    data = snapshots.pack(2, STATES, START)
+    for end in range(len(data)):
+        with pytest.raises(ValueError, match="snapshot"):
+            snapshots.unpack(data[:end])
+    with pytest.raises(ValueError, match="snapshot"):
+        snapshots.unpack(data + b"\0")
+
+
+def forged(description, numbers=b"", length=None):
+    """Bytes with a check sum that is right."""
+    text = description if isinstance(description, bytes) else json.dumps(description).encode()
+    body = text + numbers
+    length = len(text) if length is None else length
+    lengths = length.to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little")
+    return snapshots.MAGIC + lengths + body
+
+
+def described(states, batch_size=2, start=(), **more):
+    return {"batch_size": batch_size, "states": list(states), "start": list(start), **more}
+
+
+HOSTILE = {
+    "other bytes": b"PK\x03\x04" + bytes(100),
+    "pickle": b"\x80\x04\x95",
+    "no JSON": forged(b"{"),
+    "no UTF-8": forged(b"\xff\xfe"),
+    "deep": forged(b"[" * 500_000),
+    "a long number": forged(b'{"batch_size": ' + b"1" * 10_000 + b"}"),
+    "a length beyond the end": forged(described([]), length=1 << 31),
+    "a long description": forged(b" " * (1 << 21)),
+    "a list": forged([]),
+    "a key too few": forged({"batch_size": 2, "states": []}),
+    "a key too many": forged(described([], more=1)),
+    "no batch": forged(described([], 0)),
+    "a negative batch": forged(described([], -1)),
+    "a bool batch": forged(described([], True)),
+    "a batch of 2**60": forged(described([], 1 << 60)),
+    "states that are a dict": forged({"batch_size": 2, "states": {"a": 1}, "start": []}),
+    "a short entry": forged(described([["a", "float32"]])),
+    "a name that is a number": forged(described([[1, "float32", [2, 1]]]), bytes(8)),
+    "an unhashable dtype": forged(described([["a", [], [2, 1]]]), bytes(8)),
+    "objects": forged(described([["a", "object", [2, 1]]]), bytes(16)),
+    "strings": forged(described([["a", "<U1000", [2, 1]]]), bytes(16)),
+    "a size that is a float": forged(described([["a", "float32", [2, 1.0]]]), bytes(8)),
+    "a negative size": forged(described([["a", "float32", [2, -1]]]), bytes(8)),
+    "a huge size": forged(described([["a", "float32", [2, 1 << 39]]]), bytes(8)),
+    "sizes whose product overflows": forged(described([["a", "float32", [2, *[1 << 33] * 9]]])),
+    "many axes": forged(described([["a", "float32", [2, *[1] * 100]]]), bytes(8)),
+    "no axes": forged(described([["a", "float32", []]]), bytes(4)),
+    "another batch": forged(described([["a", "float32", [3, 1]]]), bytes(12)),
+    "a name twice": forged(described([["a", "float32", [2]]] * 2), bytes(16)),
+    "fewer numbers": forged(described([["a", "float32", [2, 3]]]), bytes(20)),
+    "more numbers": forged(described([["a", "float32", [2, 3]]]), bytes(28)),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_bytes_are_refused(name):
+    with pytest.raises(ValueError, match="snapshot"):
+        snapshots.unpack(HOSTILE[name])
