@@ -30,7 +30,7 @@ DEFAULT_WAIT = 200e-6
 """Seconds that the first of a batch waits for others: short beside a network, long enough for a loop's other tasks."""
 
 LONGEST_ON_LOOP = 1e-3
-"""Seconds of a step beyond which it runs in a thread, to let the event loop go on: handing it over takes some 0.1 ms."""
+"""Seconds of a step beyond which it runs in a thread, so that the event loop goes on: handing it over takes 0.1 ms."""
 
 TIMER_SECONDS = 2e-3
 """What is left of a wait is polled for: asyncio's timers, whole milliseconds, would overshoot it several times."""

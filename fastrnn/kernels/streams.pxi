@@ -222,7 +222,8 @@ cdef class Streams:
         for number in range(program.n_buffers):
             self.bytes_of_row += self.bytes_of(number)
         for number in range(self.n_kept):
-            if self.kept[number].after != NONE and self.bytes_of(self.kept[number].after) != self.kept[number].size:
+            axis = self.kept[number].after
+            if axis != NONE and self.bytes_of(axis) != self.kept[number].size:
                 raise ValueError("expected states of the same shape before and after a step")
 
     def __dealloc__(self):
@@ -327,7 +328,7 @@ cdef class Streams:
         return results
 
     cdef Py_ssize_t bind(self, cnp.ndarray array, int number, bint bare, char** x) except -2:
-        """Make `array`, `bare` of the batch, an input; returns its rows, or -1 if it is not of the form that `step` takes."""
+        """Make `array`, `bare` of the batch, an input; returns its rows, or -1 if it is not as `step` takes it."""
         cdef const Input* source = &self.program.inputs[number]
         cdef Shape* shape = &self.shapes[source.buffer]
         cdef int axis, kind = cnp.PyArray_TYPE(array), batched = 0 if bare else 1
