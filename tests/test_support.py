@@ -40,6 +40,48 @@ def test_sweep_of_examples(name, rng):
             np.testing.assert_allclose(a, np.asarray(b), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "bool"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in ("Add", "Multiply", "Maximum", "Minimum", "Concatenate")),
+        *((name, {}) for name in ("ReLU", "UpSampling2D", "GlobalMaxPooling1D", "Subtract")),
+        ("Activation", {"activation": "relu"}),
+        ("Activation", {"activation": "relu6"}),
+        ("Dot", {"axes": 2}),
+        ("ReLU", {"max_value": 2}),
+        ("ReLU", {"threshold": 1.5}),
+        ("GlobalMaxPooling2D", {"keepdims": True, "data_format": "channels_first"}),
+        *(("MaxPooling1D", {"padding": how, "strides": 1}) for how in ("valid", "same")),
+    ],
+)
+def test_layers_that_keep_integers(name, options, dtype, rng):
+    if dtype == "bool" and (name == "Subtract" or {"max_value", "threshold"}.intersection(options)):
+        return  # which Keras refuses, or makes int32
+    _, shapes = EXAMPLES[name]
+    theirs, ours = (getattr(package.layers, name)(**options) for package in (keras, fastrnn))
+    arguments = arguments_of(shapes, lambda shape: rng.integers(-3, 4, (3, *shape)).astype(dtype))
+    expected = np.asarray(theirs(*arguments))
+    symbols = arguments_of(shapes, lambda shape: fastrnn.Input(shape, dtype=dtype))
+    model = fastrnn.Model(symbols[0], ours(*symbols))
+    assert ours(*symbols).dtype == dtype
+    assert expected.dtype in (dtype, "int32" if dtype == "int64" else dtype)
+    for y in (ours(*arguments), model(*arguments)):
+        assert y.dtype == dtype
+        np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("name", ["Multiply", "Maximum"])
+def test_integers_that_a_mask_hides(name, rng):
+    x = rng.integers(-3, 4, (2, 6, 4)).astype("int32")
+    mask = [MASK.astype(bool), MASK[::-1].astype(bool)]
+    layer = getattr(layers, name)()
+    y = layer([x, x + 1], mask=mask)
+    assert y.dtype == np.int32
+    np.testing.assert_array_equal(y, layer([x.astype("f4"), x + np.float32(1)], mask=mask))
+    assert layer([x, x.astype("f4")]).dtype == np.float32
+
+
 def altered(x):
     """What a call may bring instead of x, right or wrong."""
     for axis in range(x.ndim):

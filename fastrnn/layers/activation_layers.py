@@ -55,6 +55,7 @@ class ReLU(_Slope):
         self.max_value = None if max_value is None else self._not_negative(max_value, "max_value")
         self.negative_slope = self._not_negative(negative_slope, "negative_slope")
         self.threshold = self._not_negative(threshold, "threshold")
+        self.keeps_integers = not self.negative_slope and (self.max_value or 0) % 1 == 0
 
     def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
         if self.negative_slope or self.threshold or self.max_value not in (None, 6):

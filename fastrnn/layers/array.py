@@ -1,7 +1,6 @@
 """The base of the layers that are computed by NumPy: the ones that are not where the time goes."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -17,8 +16,8 @@ class ArrayLayer(Layer):
     A subclass gives `compute` and, where the shape changes, `compute_output_shape`; also `_check_input`.
     """
 
-    keeps_integers: ClassVar[bool] = False
-    """Whether integers and booleans come out as what they went in, as from layers that only move numbers."""
+    keeps_integers: bool = False
+    """Whether integers and booleans come out as such: where numbers are only moved, chosen, added or multiplied."""
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         """Return the output for the inputs, each (batch, ...) and of the layer's dtype."""
@@ -35,19 +34,23 @@ class ArrayLayer(Layer):
         dtype = self._integers_of(values) if self.keeps_integers else None
         y = builder.value(shape, self._mask_of(values, builder), dtype)
         step = None if dtype is not None else self._step(values, y)
-        builder.add(step or self._in_numpy(values, y))
+        builder.add(step or self._in_numpy([value.buffer for value in values], y, self.compute))
         return y
 
     def _integers_of(self, values: Sequence[plan.Value]) -> np.dtype | None:
-        """The dtype of the one input, if it is known to hold integers or booleans."""
-        (value,) = values
-        return None if value.dtype is None or is_floating(value.dtype) else value.dtype
+        """The dtype that the inputs have together, if they are known to hold integers or booleans."""
+        dtypes = [value.dtype for value in values if value.dtype is not None]
+        if len(dtypes) < len(values) or any(map(is_floating, dtypes)):
+            return None
+        return np.result_type(*dtypes)
 
     def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
         """The step that has a kernel for `compute`, or None: by default there is none."""
         return None
 
-    def _in_numpy(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step:
-        buffers = tuple(value.buffer for value in values)
+    def _in_numpy(
+        self, sources: Iterable[int], y: plan.Value, function: Callable[..., np.ndarray]
+    ) -> plan.Step:
+        """The step y = function(*sources), over integers as they come if that is what y holds."""
         dtype = self.compute_dtype if y.dtype is None else None
-        return plan.Apply(buffers, (y.buffer,), dtype, self.compute)
+        return plan.Apply(tuple(sources), (y.buffer,), dtype, function, y.dtype)

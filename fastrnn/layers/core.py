@@ -7,6 +7,7 @@ import numpy as np
 
 from fastrnn import activations, initializers, plan
 from fastrnn._types import ActivationFunction, ActivationLike, Config, InitializerLike, Shape
+from fastrnn.dtypes import is_floating
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers.base import Layer
 from fastrnn.symbolic import KerasTensor, input_tensor
@@ -262,6 +263,9 @@ def over_timesteps(function: ActivationFunction, shape: Shape) -> str | None:
     return f"its {getattr(function, '__name__', 'activation')} of a timestep takes other timesteps"
 
 
+_KEEPING_INTEGERS = (activations.relu, activations.relu6)
+
+
 class Activation(Layer):
     """activation(x).
 
@@ -283,7 +287,12 @@ class Activation(Layer):
         return _shape_after(self.activation, input_shape)
 
     def lower(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
-        return activate(builder, x, self.activation, self.compute_dtype)
+        dtype = x.dtype
+        if self.activation not in _KEEPING_INTEGERS or dtype is None or is_floating(dtype):
+            return activate(builder, x, self.activation, self.compute_dtype)
+        y = builder.value(x.shape, x.mask, dtype)
+        builder.add(plan.Apply((x.buffer,), (y.buffer,), None, self.activation, dtype))
+        return y
 
 
 class Dropout(Layer):

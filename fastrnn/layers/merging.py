@@ -163,6 +163,8 @@ class _ElementwiseMerge(Merge):
 class _MaskedMerge(_ElementwiseMerge):
     """A layer whose values, too, depend on the masks of its inputs."""
 
+    keeps_integers = True
+
     def lower(self, builder: plan.Builder, x: plan.Value | list[plan.Value]) -> plan.Value:
         values = x if isinstance(x, list) else [x]
         rank = max(len(value.shape) for value in values)
@@ -182,15 +184,17 @@ class _MaskedMerge(_ElementwiseMerge):
             return self.merge(_of_one_rank(arrays[: len(values)]), spread)
 
         shape = self.compute_output_shape([value.shape for value in values])
-        y = builder.value(shape, self._mask_of(values, builder))
+        y = builder.value(shape, self._mask_of(values, builder), self._integers_of(values))
         sources = [value.buffer for value in values]
         sources += [mask for mask in masks if mask is not None]
-        builder.add(plan.Apply(tuple(sources), (y.buffer,), self.compute_dtype, compute))
+        builder.add(self._in_numpy(sources, y, compute))
         return y
 
 
 class Add(_ElementwiseMerge):
     """The sum of the inputs, which are broadcast; those of fewer axes get them after the batch."""
+
+    keeps_integers = True
 
     def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
         return _merge_of_two(values, y, self.compute_dtype, "sum")
@@ -203,6 +207,7 @@ class Subtract(_ElementwiseMerge):
     """The first input less the second."""
 
     least_inputs = most_inputs = 2
+    keeps_integers = True
 
     def merge(self, arrays: list[np.ndarray], masks: Masks) -> np.ndarray:
         return arrays[0] - arrays[1]
@@ -278,6 +283,7 @@ class Concatenate(Merge):
     """
 
     arguments = ("axis",)
+    keeps_integers = True
 
     def __init__(self, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -309,7 +315,8 @@ class Concatenate(Merge):
     def lower(self, builder: plan.Builder, x: plan.Value | list[plan.Value]) -> plan.Value:
         values = x if isinstance(x, list) else [x]
         rank = len(values[0].shape)
-        if len(values) < 2 or rank < 2 or self.axis % rank != rank - 1:
+        last = len(values) > 1 and rank > 1 and self.axis % rank == rank - 1
+        if not last or self._integers_of(values) is not None:
             return super().lower(builder, x)
         joined = values[0]
         for number, value in enumerate(values[1:], 2):
@@ -372,6 +379,7 @@ class Dot(Merge):
                 f"layer {self.name!r}: expected axes as an int or two int; got {axes!r}"
             )
         self.axes, self.normalize = axes, normalize
+        self.keeps_integers = not normalize
 
     def _axes_in(self, shapes: Sequence[Shape]) -> list[int]:
         """The axis of either input, counted from the front."""

@@ -83,9 +83,13 @@ class _Pooling(SpatialLayer):
 
 class _MaxPooling(_Pooling):
     mode = "max"
+    keeps_integers = True
 
     def _pool(self, x: np.ndarray, index: int) -> np.ndarray:
-        return self._windows(x, index, -np.inf).max(axis=-1)
+        least = {"f": -np.inf, "b": False}.get(x.dtype.kind)
+        if least is None:
+            least = np.iinfo(x.dtype).min
+        return self._windows(x, index, least).max(axis=-1)
 
 
 class _AveragePooling(_Pooling):
@@ -269,6 +273,7 @@ class _GlobalPooling(SpatialLayer):
 
 class _GlobalMaxPooling(_GlobalPooling):
     mode = "max"
+    keeps_integers = True
 
     def _check_input(self, shape: Shape) -> None:
         super()._check_input(shape)

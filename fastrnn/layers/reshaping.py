@@ -464,6 +464,7 @@ class UpSampling2D(_UpSampling):
             raise UnsupportedLayerError(
                 f"layer {self.name!r}: expected interpolation 'nearest' or 'bilinear'; got {interpolation!r}"
             )
+        self.keeps_integers = self.interpolation == "nearest"
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         if self.interpolation == "nearest":
