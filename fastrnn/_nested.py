@@ -1,6 +1,6 @@
 """Nested lists, tuples and dicts, the form of Keras's inputs, outputs and arguments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastrnn._types import Nested
@@ -23,3 +23,9 @@ def flatten(structure: Nested) -> list[Any]:
     if isinstance(structure, (list, tuple)):
         return [leaf for part in structure for leaf in flatten(part)]
     return [structure]
+
+
+def unflatten(structure: Nested, leaves: Iterable[Any]) -> Nested:
+    """Return `structure` with `leaves`, in the order of `flatten`, for what its lists, tuples and dicts hold."""
+    rest = iter(leaves)
+    return map_structure(lambda _: next(rest), structure)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastrnn._nested import flatten, map_structure
+from fastrnn._nested import flatten, map_structure, unflatten
 from fastrnn._types import Config, Nested, Shape
 from fastrnn.dtypes import HALVES, as_dtype, rounded
 from fastrnn.errors import UnsupportedLayerError
@@ -130,8 +130,7 @@ class Model(Layer):
     @property
     def input_shape(self) -> Nested:
         """The input's shape with the batch, None for an unknown size; in the inputs' structure."""
-        shapes = iter([layer.batch_shape for layer in self._inputs])
-        return map_structure(lambda _: next(shapes), self._input_structure)
+        return unflatten(self._input_structure, [layer.batch_shape for layer in self._inputs])
 
     @property
     def output_shape(self) -> Nested:
@@ -254,8 +253,7 @@ class Model(Layer):
             return list(structure) if is_list_of_one else [structure]
         elif isinstance(structure, (list, tuple)) and len(structure) == len(names):
             return list(structure)
-        rest = iter(names)
-        described = map_structure(lambda _: next(rest), expected)
+        described = unflatten(expected, names)
         found = f"{type(structure).__name__}"
         if isinstance(structure, dict):
             found = f"a dict of {', '.join(map(str, structure))}"
@@ -344,16 +342,16 @@ class Model(Layer):
         ]
         masked = tuple(one is not None for one in masks)
         executable, structure = self._executable(masked)
-        results = iter(executable([*arrays, *(one for one in masks if one is not None)]))
-        return map_structure(lambda _: next(results), structure)
+        results = executable([*arrays, *(one for one in masks if one is not None)])
+        return unflatten(structure, results)
 
     def _run_on_nothing(self, arrays: list[np.ndarray]) -> Nested:
         """The empty outputs for empty inputs of a stateful model, whose batch size only full inputs can have."""
         executable, structure = self._executable((False,) * len(arrays))
         batch = self._inputs[0].batch_shape[0]
         blanks = [np.zeros((batch, *array.shape[1:]), array.dtype) for array in arrays]
-        results = iter([result[:0] for result in executable(blanks, keep_states=False)])
-        return map_structure(lambda _: next(results), structure)
+        results = executable(blanks, keep_states=False)
+        return unflatten(structure, [result[:0] for result in results])
 
     def predict(self, x: Nested, batch_size: int | None = None, verbose: int | str = 0) -> Nested:
         """Compute the model for any number of rows.
@@ -403,10 +401,8 @@ class Model(Layer):
                 self._run([a[start : start + group] for a in arrays])
                 for start in range(0, rows, group)
             ]
-            flat = iter(
-                [np.concatenate(leaves) for leaves in zip(*map(flatten, parts), strict=True)]
-            )
-            outputs = map_structure(lambda _: next(flat), parts[0])
+            leaves = zip(*map(flatten, parts), strict=True)
+            outputs = unflatten(parts[0], map(np.concatenate, leaves))
         if verbose:
             print(f"{rows} rows in {-(-rows // group) if rows else 0} steps")
         return outputs

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from fastrnn import activations
-from fastrnn._nested import flatten, map_structure
+from fastrnn._nested import flatten, map_structure, unflatten
 from fastrnn._operation import array_dtype, operation, to_array
 from fastrnn._types import Nested
 
@@ -1294,13 +1294,11 @@ def _parts(structure: Nested) -> list[Nested]:
 
 def _stacked(parts: Sequence[Nested]) -> Nested:
     """Nested arrays made of their parts, None of parts that are None."""
-    leaves = iter(
-        [
-            None if one[0] is None else np.stack(one)
-            for one in zip(*[flatten(p) for p in parts], strict=True)
-        ]
-    )
-    return map_structure(lambda _: next(leaves), parts[0])
+    leaves = [
+        None if one[0] is None else np.stack(one)
+        for one in zip(*[flatten(p) for p in parts], strict=True)
+    ]
+    return unflatten(parts[0], leaves)
 
 
 nn = numpy = linalg = sys.modules[__name__]

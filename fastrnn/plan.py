@@ -15,8 +15,8 @@ from numpy.typing import DTypeLike
 
 from fastrnn import activations, reference
 from fastrnn._dispatch import core
-from fastrnn._nested import flatten
-from fastrnn._types import ActivationFunction, Shape
+from fastrnn._nested import flatten, map_structure
+from fastrnn._types import ActivationFunction, Nested, Shape
 from fastrnn.dtypes import as_dtype, is_floating
 
 if TYPE_CHECKING:
@@ -507,6 +507,17 @@ class StreamValue(Value):
     """
 
     when: str = "sequence"
+
+
+def values_in(structure: Nested) -> list[Value]:
+    """Return the Values among what a nested structure holds."""
+    return [leaf for leaf in flatten(structure) if isinstance(leaf, Value)]
+
+
+def filled(structure: Nested, arrays: Iterable[np.ndarray]) -> Nested:
+    """Return a nested structure with arrays, in the order of `values_in`, for its Values."""
+    rest = iter(arrays)
+    return map_structure(lambda leaf: next(rest) if isinstance(leaf, Value) else leaf, structure)
 
 
 class Stateful(Protocol):

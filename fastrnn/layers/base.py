@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastrnn import activations, initializers
-from fastrnn._nested import flatten, map_structure
+from fastrnn._nested import flatten, map_structure, unflatten
 from fastrnn._types import Config, InitializerFunction, InitializerLike, Nested, Shape
 from fastrnn.dtypes import HALVES, as_dtype, is_floating, policy, rounded, widened
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers import own_call
-from fastrnn.plan import Builder, Executable, StreamBuilder, Value
+from fastrnn.plan import Builder, Executable, StreamBuilder, Value, values_in
 from fastrnn.symbolic import holds_tensors, record
 
 if TYPE_CHECKING:
@@ -585,7 +585,7 @@ class Layer:
             if others:
                 raise ValueError(f"layer {self.name!r}: expected one input; got {len(others) + 1}")
             given[first] = x
-        tensors = [name for name, value in given.items() if _holds_values(value)]
+        tensors = [name for name, value in given.items() if values_in(value)]
         unused = None
         for name in tensors:
             if name in masks or (len(tensors) > 1 and f"{name}_mask" not in self.call_arguments):
@@ -631,10 +631,8 @@ class Layer:
             )
         buffers = [None if mask is None else mask.buffer for mask in carried]
         builder.masks.update(buffer for buffer in buffers if buffer is not None)
-        masked = iter(
-            [replace(value, mask=mask) for value, mask in zip(values, buffers, strict=True)]
-        )
-        return map_structure(lambda _: next(masked), tensors)
+        masked = [replace(value, mask=mask) for value, mask in zip(values, buffers, strict=True)]
+        return unflatten(tensors, masked)
 
     def _check_input(self, shape: Shape) -> None:
         """Raise ValueError unless an input of this shape, with the batch, fits; None is an unknown size."""
@@ -745,11 +743,8 @@ class Layer:
         if made is None:
             made = self._executables[form] = self._compile(given)
         run, structure = made
-        results = run([leaf for leaf in _leaves(given) if _is_array(leaf)])
-        if structure is None:
-            return results[0]
-        rest = iter(results)
-        outputs = map_structure(lambda _: next(rest), structure)
+        results = run([leaf for leaf in flatten(list(given.values())) if _is_array(leaf)])
+        outputs = unflatten(structure, results)
         return tuple(outputs) if isinstance(outputs, list) else outputs
 
     def _form_of(self, given: dict[str, Nested]) -> Hashable:
@@ -763,7 +758,7 @@ class Layer:
             lambda leaf: self._value_for(builder, leaf) if _is_array(leaf) else leaf, given
         )
         outputs = self.lower_call(builder, [], values)
-        inputs = [leaf for leaf in _leaves(values) if isinstance(leaf, Value)]
+        inputs = values_in(list(values.values()))
         executable = Executable(builder, [value.buffer for value in inputs], flatten(outputs))
         first, *others = (name for name, value in given.items() if value is not None)
         if {"mask", "initial_state"}.issuperset(others):
@@ -813,11 +808,6 @@ def _is_array_like(x: Nested) -> bool:
     return not isinstance(x, dict)
 
 
-def _leaves(given: dict[str, Nested]) -> list[Any]:
-    """What a call's arguments hold, in the arguments' order."""
-    return flatten(list(given.values()))
-
-
 def _arrays_in(x: Nested) -> Nested:
     """`x` with arrays for what are arrays of NumPy's or numbers in lists; other things are constants."""
     if isinstance(x, (list, tuple)) and x and isinstance(flatten(x)[0], (int, float)):
@@ -827,10 +817,6 @@ def _arrays_in(x: Nested) -> Nested:
 
 def _is_array(leaf: object) -> bool:
     return isinstance(leaf, np.ndarray)
-
-
-def _holds_values(structure: Nested) -> bool:
-    return any(isinstance(leaf, Value) for leaf in flatten(structure))
 
 
 def _form(structure: Nested) -> Hashable:

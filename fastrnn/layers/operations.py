@@ -73,13 +73,10 @@ class Operation(Layer):
     ) -> Nested:
         """Write the step of one call, whose arguments hold values and constants."""
         arguments = self._arguments(args, kwargs)
-        values = [leaf for leaf in flatten(arguments) if isinstance(leaf, plan.Value)]
+        values = plan.values_in(arguments)
 
         def compute(*arrays: np.ndarray) -> Nested:
-            rest = map(widened, arrays)
-            args, kwargs = map_structure(
-                lambda leaf: next(rest) if isinstance(leaf, plan.Value) else leaf, arguments
-            )
+            args, kwargs = plan.filled(arguments, map(widened, arrays))
             return _operation.evaluate(type(self).function, args, kwargs)
 
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrnn import plan
-from fastrnn._nested import flatten, map_structure
+from fastrnn._nested import flatten, map_structure, unflatten
 from fastrnn._types import Nested, Shape
 from fastrnn.dtypes import is_floating
 
@@ -32,13 +32,10 @@ def lower(layer: "Layer", builder: plan.Builder, arguments: dict[str, Nested]) -
     """
     first = layer.call_arguments[0]
     given = {**arguments, **_masks_asked_for(layer, arguments)}
-    values = _values_in(given)
+    values = plan.values_in(given)
 
     def run(*arrays: np.ndarray) -> Nested:
-        rest = iter([_cast(array, layer.compute_dtype) for array in arrays])
-        filled = map_structure(
-            lambda leaf: next(rest) if isinstance(leaf, plan.Value) else leaf, given
-        )
+        filled = plan.filled(given, [_cast(array, layer.compute_dtype) for array in arrays])
         options = {"training": False} if "training" in layer.call_arguments else {}
         result = layer.call(filled.pop(first), **filled, **options)
         return map_structure(lambda leaf: _narrow(np.asarray(leaf), layer.compute_dtype), result)
@@ -59,7 +56,7 @@ def _masks_asked_for(layer: "Layer", arguments: dict[str, Nested]) -> dict[str, 
         main = name == layer.call_arguments[0] and "mask" in layer.call_arguments
         wanted = "mask" if main else f"{name}_mask"
         if wanted in layer.call_arguments and any(
-            value.mask is not None for value in _values_in(tensors)
+            value.mask is not None for value in plan.values_in(tensors)
         ):
             masks[wanted] = map_structure(_mask_value, tensors)
     return masks
@@ -68,10 +65,6 @@ def _masks_asked_for(layer: "Layer", arguments: dict[str, Nested]) -> dict[str, 
 def _mask_value(leaf: Any) -> plan.Value | None:
     mask = getattr(leaf, "mask", None)
     return None if mask is None else plan.Value(mask, leaf.shape[:2], dtype=np.dtype(np.bool_))
-
-
-def _values_in(structure: Nested) -> list[plan.Value]:
-    return [leaf for leaf in flatten(structure) if isinstance(leaf, plan.Value)]
 
 
 def _add(
@@ -114,16 +107,14 @@ def _output_shapes(
         small, large = (_try(layer, run, values, builder, n) for n in (2, 3))
     if told:
         return layer.compute_output_shape(map_structure(lambda value: value.shape, x))
-    sizes = iter(
-        [
-            tuple(
-                size if size == other else None
-                for size, other in zip(one.shape, another.shape, strict=True)
-            )
-            for one, another in zip(flatten(small), flatten(large), strict=True)
-        ]
-    )
-    return map_structure(lambda _: next(sizes), small)
+    sizes = [
+        tuple(
+            size if size == other else None
+            for size, other in zip(one.shape, another.shape, strict=True)
+        )
+        for one, another in zip(flatten(small), flatten(large), strict=True)
+    ]
+    return unflatten(small, sizes)
 
 
 def _try(
@@ -175,14 +166,10 @@ def _output_masks(layer: "Layer", builder: plan.Builder, x: Nested) -> list[int 
     masks = map_structure(_mask_value, x)
     if not layer._computes_mask:
         return [None if mask is None else mask.buffer for mask in flatten(masks)]
-    values = _values_in([x, masks])
+    values = plan.values_in([x, masks])
 
     def run(*arrays: np.ndarray) -> list[Any]:
-        rest = iter(arrays)
-        filled = map_structure(
-            lambda leaf: next(rest) if isinstance(leaf, plan.Value) else leaf, [x, masks]
-        )
-        return flatten(layer.compute_mask(*filled))
+        return flatten(layer.compute_mask(*plan.filled([x, masks], arrays)))
 
     tried = _try(layer, run, values, builder, 2)
     targets = [None if mask is None else builder.mask() for mask in tried]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastrnn import activations, initializers, plan, reference
-from fastrnn._nested import flatten, map_structure
+from fastrnn._nested import flatten, unflatten
 from fastrnn._types import ActivationFunction, Config, InitializerFunction, Nested, Shape
 from fastrnn.dtypes import as_dtype
 from fastrnn.layers.base import Layer, deserialize, fits, to_mask, to_numeric
@@ -180,8 +180,7 @@ class Cell(ABC):
 
     def structured(self, flat: Sequence[Any]) -> list[Any]:
         """Return a flat sequence with one entry a state in the states' structure."""
-        rest = iter(flat)
-        nested: list[Any] = map_structure(lambda _: next(rest), self.state_structure)
+        nested: list[Any] = unflatten(self.state_structure, flat)
         return nested
 
 
