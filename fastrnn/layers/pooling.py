@@ -132,19 +132,7 @@ class MaxPooling1D(_MaxPooling):
 
 
 class MaxPooling2D(_MaxPooling):
-    """Maxima over windows of (batch, rows, columns, channels).
-
-    Parameters
-    ----------
-    pool_size : int or tuple of 2 int
-        The windows' sizes.
-    strides : int or tuple of 2 int, optional
-        Steps from a window to the next; by default `pool_size`.
-    padding : str
-        "valid", or "same" for windows that reach over the edges, where only what is inside counts.
-    data_format : str, optional
-        "channels_last" (the default), or "channels_first" for (batch, channels, rows, columns).
-    """
+    """As `MaxPooling1D` over windows of (batch, rows, columns, channels), with two sizes and strides."""
 
     rank = 2
 
@@ -161,19 +149,7 @@ class MaxPooling2D(_MaxPooling):
 
 
 class MaxPooling3D(_MaxPooling):
-    """Maxima over windows of (batch, size, size, size, channels).
-
-    Parameters
-    ----------
-    pool_size : int or tuple of 3 int
-        The windows' sizes.
-    strides : int or tuple of 3 int, optional
-        Steps from a window to the next; by default `pool_size`.
-    padding : str
-        "valid", or "same" for windows that reach over the edges, where only what is inside counts.
-    data_format : str, optional
-        "channels_last" (the default), or "channels_first" for (batch, channels, size, size, size).
-    """
+    """As `MaxPooling1D` over windows of (batch, size, size, size, channels), with three sizes and strides."""
 
     rank = 3
 
@@ -208,37 +184,13 @@ class AveragePooling1D(_AveragePooling):
 
 
 class AveragePooling2D(_AveragePooling):
-    """Averages over windows of (batch, rows, columns, channels).
-
-    Parameters
-    ----------
-    pool_size : int or tuple of 2 int
-        The windows' sizes.
-    strides : int or tuple of 2 int, optional
-        Steps from a window to the next; by default `pool_size`.
-    padding : str
-        "valid", or "same" for windows that reach over the edges, where only what is inside counts.
-    data_format : str, optional
-        "channels_last" (the default), or "channels_first" for (batch, channels, rows, columns).
-    """
+    """As `AveragePooling1D` over windows of (batch, rows, columns, channels), with two sizes and strides."""
 
     rank = 2
 
 
 class AveragePooling3D(_AveragePooling):
-    """Averages over windows of (batch, size, size, size, channels).
-
-    Parameters
-    ----------
-    pool_size : int or tuple of 3 int
-        The windows' sizes.
-    strides : int or tuple of 3 int, optional
-        Steps from a window to the next; by default `pool_size`.
-    padding : str
-        "valid", or "same" for windows that reach over the edges, where only what is inside counts.
-    data_format : str, optional
-        "channels_last" (the default), or "channels_first" for (batch, channels, size, size, size).
-    """
+    """As `AveragePooling1D` over windows of (batch, size, size, size, channels), with three sizes and strides."""
 
     rank = 3
 
@@ -313,29 +265,13 @@ class GlobalMaxPooling1D(_GlobalMaxPooling):
 
 
 class GlobalMaxPooling2D(_GlobalMaxPooling):
-    """Maxima over all rows and columns: (batch, rows, columns, channels) to (batch, channels).
-
-    Parameters
-    ----------
-    data_format : str, optional
-        "channels_last" (the default), or "channels_first" for (batch, channels, rows, columns).
-    keepdims : bool
-        Keep the axes that are pooled, of size 1.
-    """
+    """As `GlobalMaxPooling1D` over rows and columns of (batch, rows, columns, channels)."""
 
     rank = 2
 
 
 class GlobalMaxPooling3D(_GlobalMaxPooling):
-    """Maxima over all three spatial axes: (batch, size, size, size, channels) to (batch, channels).
-
-    Parameters
-    ----------
-    data_format : str, optional
-        "channels_last" (the default), or "channels_first" for (batch, channels, size, size, size).
-    keepdims : bool
-        Keep the axes that are pooled, of size 1.
-    """
+    """As `GlobalMaxPooling1D` over all three spatial axes of (batch, size, size, size, channels)."""
 
     rank = 3
 
@@ -380,28 +316,12 @@ class GlobalAveragePooling1D(MaskReadingLayer, _GlobalAveragePooling):
 
 
 class GlobalAveragePooling2D(_GlobalAveragePooling):
-    """Averages over all rows and columns: (batch, rows, columns, channels) to (batch, channels).
-
-    Parameters
-    ----------
-    data_format : str, optional
-        "channels_last" (the default), or "channels_first" for (batch, channels, rows, columns).
-    keepdims : bool
-        Keep the axes that are pooled, of size 1.
-    """
+    """As `GlobalAveragePooling1D` over rows and columns of (batch, rows, columns, channels)."""
 
     rank = 2
 
 
 class GlobalAveragePooling3D(_GlobalAveragePooling):
-    """Averages over all three spatial axes: (batch, size, size, size, channels) to (batch, channels).
-
-    Parameters
-    ----------
-    data_format : str, optional
-        "channels_last" (the default), or "channels_first" for (batch, channels, size, size, size).
-    keepdims : bool
-        Keep the axes that are pooled, of size 1.
-    """
+    """As `GlobalAveragePooling1D` over all three spatial axes of (batch, size, size, size, channels)."""
 
     rank = 3
