@@ -13,7 +13,7 @@ import numpy as np
 from fastrnn import activations, initializers, plan
 from fastrnn._types import ActivationLike, InitializerLike, Shape
 from fastrnn.layers.base import fits
-from fastrnn.layers.common import SpatialLayer, count_windows, one_of
+from fastrnn.layers.common import SpatialLayer, count_windows, one_of, whole_numbers
 from fastrnn.layers.core import activate, over_timesteps, positive_integer
 from fastrnn.reference import convolve
 
@@ -450,20 +450,15 @@ class _ConvTranspose(_FullConvolution):
         refuse_strides_of_dilated(self.strides, self.dilation_rate, f"layer {self.name!r}")
         self.output_padding: tuple[int, ...] | None = None
         if output_padding is not None:
-            each = (
-                tuple(output_padding)
-                if isinstance(output_padding, Sequence)
-                else (output_padding,) * self.rank
-            )
-            if len(each) != self.rank or not all(
-                isinstance(more, int) and 0 <= more < stride
-                for more, stride in zip(each, self.strides, strict=True)
+            what = f"layer {self.name!r}: output_padding"
+            self.output_padding = whole_numbers(output_padding, self.rank, what, minimum=0)
+            if any(
+                more >= stride
+                for more, stride in zip(self.output_padding, self.strides, strict=True)
             ):
                 raise ValueError(
-                    f"layer {self.name!r}: expected output_padding from 0 and less than strides {self.strides}; "
-                    f"got {output_padding!r}"
+                    f"{what}: expected less than strides {self.strides}; got {output_padding!r}"
                 )
-            self.output_padding = each
 
     def build(self, input_shape: Shape) -> None:
         channels = self._known_channels(input_shape)
