@@ -10,7 +10,7 @@ mathematics in NumPy.
 """
 
 from fastrnn import layers, models, ops
-from fastrnn._dispatch import get_num_threads, set_num_threads, show_config
+from fastrnn._dispatch import get_num_threads, num_threads, set_num_threads, show_config
 from fastrnn.errors import ModelFormatError, NotStreamableError, UnsupportedLayerError
 from fastrnn.layers import Input, Layer
 from fastrnn.model import Functional, Model, Sequential
@@ -33,6 +33,7 @@ __all__ = [
     "layers",
     "load_model",
     "models",
+    "num_threads",
     "ops",
     "set_num_threads",
     "show_config",

@@ -1,6 +1,7 @@
 """What every build of the core offers: `fastrnn._core_<level>_f<bits>`, as `fastrnn._dispatch.core` returns it."""
 
 from collections.abc import Collection, Sequence
+from contextvars import ContextVar
 from typing import Any, Final, Self
 
 import numpy as np
@@ -20,6 +21,8 @@ _Array = NDArray[Any]
 
 def cpu_has(level: str) -> bool: ...
 def set_num_threads(n: int) -> None: ...
+def use_limits(here: ContextVar[int | None], openmp: int) -> None: ...
+def get_num_threads() -> int: ...
 
 @disjoint_base
 class Step:

@@ -1,10 +1,13 @@
 """Which build of the core runs here, and on how many threads: the one place where both are decided."""
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import os
 import platform
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -46,6 +49,8 @@ class Core(Protocol):
     Slots: "type[_core.Slots]"
 
     def set_num_threads(self, n: int) -> None: ...
+    def use_limits(self, here: ContextVar[int | None], openmp: int) -> None: ...
+    def get_num_threads(self) -> int: ...
 
 
 def _module_name(level: str, bits: int) -> str:
@@ -93,8 +98,8 @@ def core(dtype: DTypeLike | None) -> Core:
     bits = 8 * np.dtype(dtype).itemsize
     if bits not in _loaded:
         module: Any = importlib.import_module(_module_name(isa(), bits))
-        module.set_num_threads(_threads)
         _loaded[bits] = module
+        _tell_threads(module)
     return _loaded[bits]
 
 
@@ -105,14 +110,39 @@ def _default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_threads = _default_threads()
+_default = _threads = _default_threads()
+_threads_here: ContextVar[int | None]
+
+
+def _tell_threads(module: Core) -> None:
+    module.set_num_threads(_threads)
+    module.use_limits(_threads_here, _default)
+
+
+def _set_everywhere(n: int) -> None:
+    global _threads
+    _threads = n
+    for module in _loaded.values():
+        _tell_threads(module)
+
+
+def _checked(n: int) -> int:
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise ValueError(f"expected a positive integer as the number of threads; got {n!r}")
+    if n > MOST_THREADS:
+        raise ValueError(f"expected at most {MOST_THREADS} threads; got {n}")
+    return int(n)
 
 
 def set_num_threads(n: int) -> None:
     """Let every call of this process use at most `n` threads.
 
     The default is OMP_NUM_THREADS, or the number of CPUs that the process may run on. Small calls use one thread
-    whatever `n` is.
+    whatever `n` is, and calls that run at once, from several threads of Python, share the `n`.
+
+    `num_threads` sets another number for a part of the program. Where something else has told OpenMP to use fewer
+    threads than it began with, such as ``threadpoolctl.threadpool_limits``, that is a limit, too: OpenMP keeps it for
+    the thread of Python that set it.
 
     Parameters
     ----------
@@ -124,24 +154,58 @@ def set_num_threads(n: int) -> None:
     ValueError
         If `n` is not an integer from 1 to MOST_THREADS.
     """
-    global _threads
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-        raise ValueError(f"expected a positive integer as the number of threads; got {n!r}")
-    if n > MOST_THREADS:
-        raise ValueError(f"expected at most {MOST_THREADS} threads; got {n}")
-    _threads = int(n)
-    for module in _loaded.values():
-        module.set_num_threads(_threads)
+    _set_everywhere(_checked(n))
+
+
+@contextlib.contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Let calls inside the ``with`` use at most `n` threads, in this thread of Python or asyncio task only.
+
+    It goes before `set_num_threads`, whether `n` is less or more, and an inner one goes before an outer one. Threads
+    that are started inside begin with the number of the process; asyncio's tasks and ``asyncio.to_thread`` begin with
+    `n`.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    ValueError
+        If `n` is not an integer from 1 to MOST_THREADS.
+    """
+    here = _threads_here
+    before = here.get()
+    here.set(_checked(n))
+    try:
+        yield
+    finally:
+        here.set(before)
 
 
 def get_num_threads() -> int:
-    """Return the most threads that a call may use."""
-    return _threads
+    """Return the most threads that a call may use, here: in this thread of Python or asyncio task."""
+    return core(np.float32).get_num_threads()
 
 
-# GNU OpenMP hangs in a child that was forked after its parent had started threads (GCC bug 58378).
+def _forget_contexts() -> None:
+    global _threads_here
+    _threads_here = ContextVar("fastrnn.num_threads", default=None)
+
+
+def _use_one_thread() -> None:
+    """Let a forked child use one thread, whatever `num_threads` said in the parent.
+
+    GNU OpenMP hangs in a child that was forked after its parent had started threads (GCC bug 58378).
+    """
+    _forget_contexts()
+    _set_everywhere(1)
+
+
+_forget_contexts()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: set_num_threads(1))
+    os.register_at_fork(after_in_child=_use_one_thread)
 
 
 def show_config() -> dict[str, Any]:

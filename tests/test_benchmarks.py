@@ -2,7 +2,9 @@ import ctypes
 import dataclasses
 import importlib.util
 import json
+import os
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -510,14 +512,30 @@ def threads_as_before():
 
 @pytest.mark.usefixtures("threads_as_before")
 def test_contention_compares_with_a_quiet_thread():
-    result = contention.measure_one(single("lstm", 2, 3, 1, 4), 0.01)
-    means = [result[name] for name in ("quiet, one thread", "quiet", "busy", "callers")]
-    assert min(means) > 0
-    assert "beside" in contention.line(result)
+    quiet, *others = contention.measure_one(single("lstm", 2, 3, 1, 4), 0.01)
+    cpus = len(os.sched_getaffinity(0))
+    cases = contention.cases(cpus)
+    assert [result["case"] for result in others] == [case.name for case in cases]
+    for case, result in zip(cases, others, strict=True):
+        assert 0 < result["median"] <= result["p99"] <= result["longest"]
+        callers_a_cpu = max(1, case.callers / cpus)
+        assert result["ratio"] == pytest.approx(result["mean"] / quiet["mean"] / callers_a_cpu)
+        assert case.name in contention.line(result)
 
 
-def test_mean_call_counts_long_calls():
-    assert 0.02 <= contention.mean_call(lambda: time.sleep(0.02), 0.001) < 0.2
+def test_calls_of_all_threads_count_and_long_ones_too():
+    threads = set()
+
+    def call():
+        threads.add(threading.get_ident())
+        time.sleep(0.02)
+
+    taken = contention.durations_of_threads([call, call], 0.001)
+    assert len(taken) == len(threads) == 2
+    assert all(0.02 <= seconds < 0.2 for seconds in taken)
+    assert contention.summary([1e-6, 3e-6, 8e-6]) == pytest.approx(
+        {"mean": 4, "median": 3, "p99": 3, "longest": 8}
+    )
 
 
 @pytest.mark.usefixtures("threads_as_before")

@@ -163,9 +163,10 @@ def kernel_case(number):
 @pytest.fixture(params=BUILDS)
 def core(request):
     module = importlib.import_module(f"fastrnn._core_{request.param}")
+    before = module.get_num_threads()
     module.set_num_threads(1)
     yield module
-    module.set_num_threads(fastrnn.get_num_threads())
+    module.set_num_threads(before)
 
 
 def test_kernel_in_every_pair_of_options(core):

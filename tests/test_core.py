@@ -26,9 +26,10 @@ CALM_GATES = ["sigmoid", "hard_sigmoid", "hard_sigmoid_keras2", "sparse_sigmoid"
 @pytest.fixture(params=BUILDS)
 def core(request):
     module = importlib.import_module(f"fastrnn._core_{request.param}")
+    before = module.get_num_threads()
     module.set_num_threads(1)
     yield module
-    module.set_num_threads(fastrnn.get_num_threads())
+    module.set_num_threads(before)
 
 
 def rounding(core, scale=1.0):

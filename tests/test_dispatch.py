@@ -1,5 +1,7 @@
 """Which build of the core runs, on how many threads, and what forks and threads do to it."""
 
+import asyncio
+import contextvars
 import importlib
 import json
 import os
@@ -24,6 +26,18 @@ model = fastrnn.Sequential([fastrnn.Input((20, 8)), fastrnn.layers.LSTM(128)])
 model.set_weights([np.sin(np.arange(w.size)).reshape(w.shape) / 9 for w in model.weights])
 x = np.cos(np.arange(192 * 20 * 8)).reshape(192, 20, 8).astype("float32")
 """
+# How many threads of the system a call starts; those of a thread of Python stay for its next call.
+STARTED = (
+    BIG
+    + """
+import threading, threadpoolctl
+fastrnn.Sequential([fastrnn.Input((20, 8)), fastrnn.layers.LSTM(4)])(x[:1])
+def started(call=lambda: model(x)):
+    before = len(os.listdir('/proc/self/task'))
+    call()
+    return len(os.listdir('/proc/self/task')) - before
+"""
+)
 
 
 def run(code, **variables):
@@ -199,12 +213,133 @@ def test_without_a_usable_number_the_cpus_count(value):
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_calls_start_no_more_threads_than_allowed(n):
-    code = BIG + (
-        "fastrnn.Sequential([fastrnn.Input((20, 8)), fastrnn.layers.LSTM(4)])(x[:1])\n"
-        "before = len(os.listdir('/proc/self/task'))\n"
-        "model(x); print(len(os.listdir('/proc/self/task')) - before)"
-    )
+    code = STARTED + "print(started())"
     assert output_of(code, OMP_NUM_THREADS=str(n)).strip() == str(n - 1)
+
+
+def test_set_num_threads_may_ask_for_more_than_openmp_begins_with():
+    code = STARTED + "fastrnn.set_num_threads(3); print(fastrnn.get_num_threads(), started())"
+    assert output_of(code, OMP_NUM_THREADS="1").split() == ["3", "2"]
+
+
+def test_calls_at_once_share_the_threads_of_one():
+    code = STARTED + (
+        "fastrnn.set_num_threads(2)\n"
+        "x = np.tile(x, (30, 1, 1))\n"
+        "ready, go = threading.Barrier(3), threading.Barrier(3)\n"
+        "def call():\n"
+        "    ready.wait(); go.wait(); model(x); ready.wait(); go.wait()\n"
+        "callers = [threading.Thread(target=call) for _ in range(2)]\n"
+        "for caller in callers: caller.start()\n"
+        "ready.wait()\n"
+        "print(started(lambda: (go.wait(), ready.wait())), started())\n"
+        "go.wait()"
+    )
+    assert output_of(code).split() == ["1", "1"]
+
+
+# Threads of a part of the program
+
+
+def test_num_threads_holds_inside_and_only_there(threads):
+    fastrnn.set_num_threads(3)
+    with fastrnn.num_threads(1):
+        assert fastrnn.get_num_threads() == 1
+        with fastrnn.num_threads(np.int64(5)):
+            assert fastrnn.get_num_threads() == 5
+            fastrnn.set_num_threads(2)
+            assert fastrnn.get_num_threads() == 5
+        assert fastrnn.get_num_threads() == 1
+    assert fastrnn.get_num_threads() == 2
+    with pytest.raises(KeyError), fastrnn.num_threads(4):
+        raise KeyError
+    assert fastrnn.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.0, "2", None, True, _dispatch.MOST_THREADS + 1, 2**70])
+def test_num_threads_takes_what_set_num_threads_takes(n):
+    before = fastrnn.get_num_threads()
+    with pytest.raises(ValueError, match="threads; got"), fastrnn.num_threads(n):
+        pass
+    assert fastrnn.get_num_threads() == before
+
+
+def test_num_threads_of_one_thread_is_not_that_of_others(threads):
+    fastrnn.set_num_threads(3)
+    seen = []
+    with fastrnn.num_threads(1):
+        other = threading.Thread(target=lambda: seen.append(fastrnn.get_num_threads()))
+        other.start()
+        other.join()
+    assert seen == [3]
+
+
+def test_num_threads_of_one_task_is_not_that_of_others(threads):
+    fastrnn.set_num_threads(3)
+
+    async def work(n, entered, proceed):
+        with fastrnn.num_threads(n):
+            entered.set()
+            await proceed.wait()
+            inside = await asyncio.to_thread(fastrnn.get_num_threads)
+            return fastrnn.get_num_threads(), inside
+
+    async def main():
+        first, second = asyncio.Event(), asyncio.Event()
+        tasks = [asyncio.create_task(work(1, first, second))]
+        tasks.append(asyncio.create_task(work(2, second, first)))
+        return fastrnn.get_num_threads(), await asyncio.gather(*tasks), fastrnn.get_num_threads()
+
+    assert asyncio.run(main()) == (3, [(1, 1), (2, 2)], 3)
+
+
+def test_a_generator_may_end_in_another_context(threads):
+    fastrnn.set_num_threads(3)
+
+    def generate():
+        with fastrnn.num_threads(1):
+            yield fastrnn.get_num_threads()
+
+    generator = generate()
+    assert contextvars.copy_context().run(next, generator) == 1
+    assert fastrnn.get_num_threads() == 3
+    generator.close()
+    assert fastrnn.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_calls_inside_start_as_many_threads(dtype):
+    code = STARTED.replace("LSTM(128)", f"LSTM(128, dtype={dtype!r})") + (
+        f"x = x.astype({dtype!r})\n"
+        "with fastrnn.num_threads(1): print(started())\n"
+        "fastrnn.set_num_threads(1); print(started())\n"
+        "with fastrnn.num_threads(2): print(started())"
+    )
+    assert output_of(code, OMP_NUM_THREADS="2").split() == ["0", "0", "1"]
+
+
+def test_streams_use_as_many_threads():
+    code = STARTED + (
+        "stream, x = model.stream(192), x[:, 0].copy()\n"
+        "with fastrnn.num_threads(1): print(started(lambda: stream.step(x)))\n"
+        "print(started(lambda: stream.step(x)))"
+    )
+    assert output_of(code, OMP_NUM_THREADS="2").split() == ["0", "1"]
+
+
+def test_threadpoolctl_limits_the_thread_that_asks_it_to():
+    code = STARTED + (
+        "numbers = []\n"
+        "def note(): numbers.append(fastrnn.get_num_threads())\n"
+        "with threadpoolctl.threadpool_limits(1):\n"
+        "    note(); print(started())\n"
+        "    with fastrnn.num_threads(2): note(); print(started())\n"
+        "    other = threading.Thread(target=note); other.start(); other.join()\n"
+        "with threadpoolctl.threadpool_limits(5): note()\n"
+        "note(); print(started())\n"
+        "print(*numbers)"
+    )
+    assert output_of(code, OMP_NUM_THREADS="2").split() == ["0", "0", "1", "1", "1", "2", "2", "2"]
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -227,15 +362,17 @@ def test_blas_starts_no_threads_of_its_own(level):
     assert int(output_of(code, FASTRNN_ISA=level)) < 10e6
 
 
-def test_a_fork_after_a_threaded_call_does_not_hang():
+@pytest.mark.parametrize("around", ["contextlib.nullcontext()", "fastrnn.num_threads(2)"])
+def test_a_fork_after_a_threaded_call_does_not_hang(around):
     code = BIG + (
-        "import signal\n"
+        "import contextlib, signal\n"
         "expected = model(x)\n"
-        "child = os.fork()\n"
-        "if not child:\n"
-        "    signal.alarm(20)\n"
-        "    same = np.allclose(model(x), expected, atol=1e-6)\n"
-        "    os._exit(0 if same and fastrnn.get_num_threads() == 1 else 1)\n"
+        f"with {around}:\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        signal.alarm(20)\n"
+        "        same = np.allclose(model(x), expected, atol=1e-6)\n"
+        "        os._exit(0 if same and fastrnn.get_num_threads() == 1 else 1)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), fastrnn.get_num_threads())"
     )
     assert output_of(code, OMP_NUM_THREADS="2").split() == ["0", "2"]

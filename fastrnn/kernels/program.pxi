@@ -730,14 +730,26 @@ cdef class Program:
         return cost
 
     cdef int execute(self, Py_ssize_t batch, const Shape* shapes, char** outside) except -1:
+        """Run the steps, on no more threads than this call may use while others run."""
+        cdef double cost = 0
+        cdef bint counted
+        cdef int number
+        for number in range(self.n_steps):
+            cost += self.operations[number].cost(self.operations[number].layer, shapes)
+        counted = begin_call(batch * cost)
+        try:
+            return self.execute_at(cost, batch, shapes, outside)
+        finally:
+            end_call(counted)
+
+    cdef int execute_at(self, double cost, Py_ssize_t batch, const Shape* shapes, char** outside) except -1:
+        """`execute`, of steps that cost so much a row."""
         cdef Call call
         cdef Arena arena
         cdef Py_ssize_t number, n_threads, n_parts, last_tile, most
         cdef size_t head, needed, bytes_of_row = 0
-        cdef double cost = 0, spread, start = 0
+        cdef double spread, start = 0
         cdef bint one_tile = False, together
-        for number in range(self.n_steps):
-            cost += self.operations[number].cost(self.operations[number].layer, shapes)
         n_threads = threads_for(batch, cost)
         for number in range(self.n_buffers):
             if outside[number] == NULL:

@@ -292,7 +292,7 @@ cdef class Streams:
         cdef char* y[SMALL_BUFFERS]
         cdef Py_ssize_t rows = self.rows if slots is None else cnp.PyArray_DIM(slots, 0), found
         cdef int number
-        cdef bint bare = False
+        cdef bint bare = False, counted
         cdef object results
         if self.n_x > SMALL_BUFFERS or self.n_y > SMALL_BUFFERS or self.picked != (slots is not None):
             return None
@@ -324,7 +324,11 @@ cdef class Streams:
         else:
             results = tuple([self.allocate(number, rows, bare, y) for number in range(self.n_y)])
         if rows:
-            self.compute(rows, <const int64_t*>cnp.PyArray_DATA(slots) if slots is not None else NULL, x, y)
+            counted = begin_call(rows * self.cost)
+            try:
+                self.compute(rows, <const int64_t*>cnp.PyArray_DATA(slots) if slots is not None else NULL, x, y)
+            finally:
+                end_call(counted)
         return results
 
     cdef Py_ssize_t bind(self, cnp.ndarray array, int number, bint bare, char** x) except -2:

@@ -12,6 +12,11 @@ typedef struct {
 
 static inline long heard(const signal_t *signal) { return __atomic_load_n(&signal->value, __ATOMIC_ACQUIRE); }
 
+/* The value after adding to it; any thread may add. */
+static inline long add_to(signal_t *signal, long value) {
+    return __atomic_add_fetch(&signal->value, value, __ATOMIC_RELAXED);
+}
+
 static inline void tell(signal_t *signal, long value) { __atomic_store_n(&signal->value, value, __ATOMIC_RELEASE); }
 
 /* One turn of a waiting loop; the `turns`-th. A thread that waits long lets others have its core. */

@@ -9,6 +9,7 @@ cdef extern from "team.h" nogil:
     ctypedef struct signal_t:
         pass
     long heard(const signal_t* signal)
+    long add_to(signal_t* signal, long value)
     void tell(signal_t* signal, long value)
     void wait_a_little(long turns)
 
@@ -17,6 +18,27 @@ cdef enum:
     # What the leader tells those who wait for it.
     NOT_YET = 0
     DONE = -1
+
+# Calls that run at once, from several threads of Python, share the threads that one may use: each of these starts
+# helpers of its own, and helpers that wait for a processor hold up those who wait for them.
+cdef signal_t callers        # how many calls run that are worth several threads
+
+
+cdef inline bint begin_call(double cost) except -1:
+    """Settle how many threads a call of so many multiply-adds may use; `end_call` takes what this returns."""
+    global n_threads_allowed
+    cdef int allowed
+    if cost < COST_OF_A_THREAD:
+        return False
+    allowed = get_num_threads()
+    n_threads_allowed = max(<int>(allowed // add_to(&callers, 1)), 1)
+    return True
+
+
+cdef inline void end_call(bint counted) noexcept:
+    if counted:
+        add_to(&callers, -1)
+
 
 cdef struct Team:
     int size

@@ -1,6 +1,8 @@
 # The choices between ways of computing the same numbers, and what they were measured to buy.
 
+from cpython.contextvars cimport get_value
 from libc.math cimport ceil
+from openmp cimport omp_get_max_threads
 
 cdef enum:
     NONE = -1            # no buffer
@@ -52,13 +54,39 @@ cdef enum:
     # Buffers that a call keeps on the stack.
     SMALL_BUFFERS = 16
 
-cdef int n_threads_allowed = 1
+cdef extern from *:
+    """
+    /* What the call may use that runs in this thread of the program; in the threads that it starts, 1. */
+    static __thread int n_threads_allowed = 1;
+    """
+    int n_threads_allowed
+
+cdef int most_threads = 1          # of a call, unless `most_threads_here` says otherwise
+cdef int threads_of_openmp = 1     # what OpenMP began with: fewer are a limit that somebody set
+cdef object most_threads_here = None
 
 
 def set_num_threads(int n):
     """Let a call use at most `n` threads; OverflowError beyond a C int."""
-    global n_threads_allowed
-    n_threads_allowed = n
+    global most_threads
+    most_threads = n
+
+
+def use_limits(here, int openmp):
+    """Let `here`, a ContextVar of int or None, go before `set_num_threads`, and take less than `openmp` for a limit.
+
+    It is a limit if OpenMP gives the calling thread fewer than `openmp` threads, what it began with.
+    """
+    global most_threads_here, threads_of_openmp
+    most_threads_here, threads_of_openmp = here, openmp
+
+
+cpdef int get_num_threads() except -1:
+    """Return the most threads that a call from this thread and context may use."""
+    here = None if most_threads_here is None else get_value(most_threads_here)
+    cdef int n = most_threads if here is None else here
+    cdef int openmp = omp_get_max_threads()
+    return min(n, openmp) if openmp < threads_of_openmp else n
 
 
 cdef Py_ssize_t threads_for(Py_ssize_t batch, double cost_of_row) noexcept nogil:
