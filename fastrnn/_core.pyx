@@ -33,6 +33,7 @@ cdef extern from "vector.h" nogil:
     vec at_least(vec a, real b)
     vec at_most(vec a, real b)
     vec power_of_two(vec rounded)
+    void keep_in_memory(...)
 
 cdef int REAL_TYPE = cnp.NPY_FLOAT64 if REAL_BITS == 64 else cnp.NPY_FLOAT32
 DTYPE = np.dtype(np.float64 if REAL_BITS == 64 else np.float32)

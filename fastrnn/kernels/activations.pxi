@@ -58,9 +58,14 @@ cdef inline vec exp_parts(vec x, vec* scale) noexcept nogil:
     cdef vec rounded = x * <real>1.4426950408889634 + ROUNDER
     cdef vec n = rounded - ROUNDER
     cdef vec r = x - n * <real>0.6931471805599453
+    cdef vec square = r * r
     cdef vec series
+    scale[0] = power_of_two(rounded)
     if REAL_BITS == 32:
-        series = r * <real>(1.0 / 5040.0) + <real>(1.0 / 720.0)
+        # In pairs: a third less latency, and a step of one sequence waits for little else.
+        series = square * (r * <real>(1.0 / 5040.0) + <real>(1.0 / 720.0)) + (
+            r * <real>(1.0 / 120.0) + <real>(1.0 / 24.0))
+        series = square * series + (r * <real>(1.0 / 6.0) + <real>0.5)
     else:
         series = r * <real>(1.0 / 6227020800.0) + <real>(1.0 / 479001600.0)
         series = series * r + <real>(1.0 / 39916800.0)
@@ -69,12 +74,11 @@ cdef inline vec exp_parts(vec x, vec* scale) noexcept nogil:
         series = series * r + <real>(1.0 / 40320.0)
         series = series * r + <real>(1.0 / 5040.0)
         series = series * r + <real>(1.0 / 720.0)
-    series = series * r + <real>(1.0 / 120.0)
-    series = series * r + <real>(1.0 / 24.0)
-    series = series * r + <real>(1.0 / 6.0)
-    series = series * r + <real>0.5
-    scale[0] = power_of_two(rounded)
-    return series * (r * r) + r
+        series = series * r + <real>(1.0 / 120.0)
+        series = series * r + <real>(1.0 / 24.0)
+        series = series * r + <real>(1.0 / 6.0)
+        series = series * r + <real>0.5
+    return series * square + r
 
 
 cdef inline vec tanh_of(vec x) noexcept nogil:

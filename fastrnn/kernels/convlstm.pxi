@@ -74,8 +74,9 @@ cdef void state_dims(const ConvRecurrence* layer, const Py_ssize_t* sizes, Py_ss
     """The shape of an image of the states."""
     cdef int axis
     dims[0 if layer.channels_first else layer.rank] = layer.cell.units
-    for axis in range(layer.rank):
-        dims[axis + (1 if layer.channels_first else 0)] = sizes[SPACE - layer.rank + axis]
+    for axis in range(SPACE):
+        if axis >= SPACE - layer.rank:
+            dims[axis - SPACE + layer.rank + (1 if layer.channels_first else 0)] = sizes[axis]
 
 
 cdef inline Py_ssize_t window_of(const ConvRecurrence* layer, int axis) noexcept nogil:
@@ -216,21 +217,38 @@ cdef ImageWorkspace lay_out_images(const ConvRecurrence* layer, const Shape* x, 
     return work
 
 
+cdef inline void flush_sums(const int vectors, vec* sums, real* out) noexcept nogil:
+    """Add the sums to `out` and begin new ones."""
+    cdef int r, v
+    for r in range(TILE_ROWS):
+        for v in range(vectors):
+            store(out + (r * vectors + v) * LANES, add(load(out + (r * vectors + v) * LANES), sums[r * vectors + v]))
+            sums[r * vectors + v] = zero_vector()
+
+
 cdef inline void add_segments(
-    const int vectors, vec* sums, real** pixels, const Convolution* convolution, const real* panel,
+    const int vectors, vec* sums, real** pixels, const Convolution* convolution, const real* panel, real* out,
 ) noexcept nogil:
-    """Add to the sums of TILE_ROWS pixels what the segments contribute."""
+    """Add to `out`, or to sums that are still to be added to it, what the segments contribute to TILE_ROWS pixels."""
     cdef const real* at[TILE_ROWS]
-    cdef Py_ssize_t segment, k
+    cdef Py_ssize_t segment, k, last, depth = 0
     cdef int r, v
     for segment in range(convolution.n_segments):
         for r in range(TILE_ROWS):
             at[r] = pixels[r] + convolution.segments[segment]
-        for k in range(convolution.length):
-            for r in range(TILE_ROWS):
-                for v in range(vectors):
-                    sums[r * vectors + v] = multiply_add(at[r][k], load(panel + v * LANES), sums[r * vectors + v])
-            panel += vectors * LANES
+        k = 0
+        while k < convolution.length:
+            last = min(convolution.length, k + SUM_DEPTH - depth)
+            depth += last - k
+            while k < last:
+                for r in range(TILE_ROWS):
+                    for v in range(vectors):
+                        sums[r * vectors + v] = multiply_add(at[r][k], load(panel + v * LANES), sums[r * vectors + v])
+                panel += vectors * LANES
+                k += 1
+            if depth == SUM_DEPTH:
+                flush_sums(vectors, sums, out)
+                depth = 0
 
 
 cdef inline void convolution_tile(
@@ -242,12 +260,11 @@ cdef inline void convolution_tile(
     cdef int r, v
     for r in range(TILE_ROWS):
         for v in range(vectors):
-            sums[r * vectors + v] = load(start + v * LANES)
-    add_segments(vectors, sums, x, x_convolution, x_panel)
-    add_segments(vectors, sums, h, h_convolution, h_panel)
-    for r in range(TILE_ROWS):
-        for v in range(vectors):
-            store(out + (r * vectors + v) * LANES, sums[r * vectors + v])
+            store(out + (r * vectors + v) * LANES, load(start + v * LANES))
+            sums[r * vectors + v] = zero_vector()
+    add_segments(vectors, sums, x, x_convolution, x_panel, out)
+    add_segments(vectors, sums, h, h_convolution, h_panel, out)
+    flush_sums(vectors, sums, out)
 
 
 cdef void convolve_tile(

@@ -86,7 +86,7 @@ cdef inline void tile(
     cdef vec sums[TILE_ROWS * TILE_VECTORS]
     cdef const real* begin
     cdef int r, v, s
-    cdef Py_ssize_t k, last = h_first + splits * SUM_DEPTH - x_depth
+    cdef Py_ssize_t k, last = h_first + max(splits * SUM_DEPTH - x_depth, 0)
     # Three nested loops: one over all sums is not unrolled, and they then live in memory.
     for s in range(splits):
         for r in range(rows):
@@ -100,6 +100,14 @@ cdef inline void tile(
     k = h_first
     while True:
         last = min(last, h_last)
+        if rows > 2:
+            # So that the rows' pointers have registers: GRU(128) takes 17 % less time for 5 rows, LSTM(128) 10 % for 4.
+            keep_in_memory(start)
+            keep_in_memory(start_at)
+            keep_in_memory(out)
+            keep_in_memory(out_stride)
+            keep_in_memory(h_last)
+            keep_in_memory(h_panel)
         while k + splits <= last:
             for s in range(splits):
                 for r in range(rows):
@@ -203,7 +211,7 @@ cdef void multiply_rows(
     """`tile` for any number of rows and any depth: several tiles take one block of the weights before the next."""
     cdef Py_ssize_t first, h_first = 0, h_last
     cdef int count
-    if x_depth > SUM_DEPTH:
+    if x_depth > DEPTH_AT_ONCE:
         multiply_rows(rows, width, start, start_at, x, 0, NULL, x, x_depth, x_panel, out, out_stride)
         x_depth, start = 0, NULL
     while True:

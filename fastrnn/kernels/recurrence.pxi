@@ -37,13 +37,26 @@ cdef struct Share:
 
 cdef Share share_of(const Panels* cut, const Member* member) noexcept nogil:
     cdef Share share
-    share.first_panel = cut.n_panels * member.number // member.size
-    share.last_panel = cut.n_panels * (member.number + 1) // member.size
+    share.first_panel, share.last_panel = 0, cut.n_panels
+    if member.size > 1:
+        share.first_panel = cut.n_panels * member.number // member.size
+        share.last_panel = cut.n_panels * (member.number + 1) // member.size
     share.first_unit = share.first_panel * <Py_ssize_t>cut.units
     share.n_units = (share.last_panel - share.first_panel) * <Py_ssize_t>cut.units
     if share.last_panel == cut.n_panels:
         share.n_units += cut.last_units - cut.units
     return share
+
+
+cdef inline void copy_numbers(real* out, const real* numbers, Py_ssize_t n) noexcept nogil:
+    """out = numbers, which are few: sooner done than memcpy is called."""
+    cdef Py_ssize_t i = 0
+    while i + LANES <= n:
+        store(out + i, load(numbers + i))
+        i += LANES
+    while i < n:
+        out[i] = numbers[i]
+        i += 1
 
 
 cdef struct Bump:
@@ -116,7 +129,7 @@ cdef void project_ahead(
             offset += cell.phases[phase].kernel.cut.total
 
 
-cdef void step_cell(
+cdef inline void step_cell(
     const Cell* cell, const Workspace* work, Member* member, Py_ssize_t n_active, real* x, Py_ssize_t x_stride,
     bint ahead, bint from_zeros, bint from_last_panel,
 ) noexcept nogil:
@@ -268,12 +281,13 @@ cdef void run_recurrence(
                 passed = mask == NULL or mask[row * steps + t] or (
                     work.started[row] and not layer.zero_output_for_mask)
                 if passed:
-                    memcpy(out, state.h + row * state.stride + share.first_unit, part_of_row)
+                    copy_numbers(out, state.h + row * state.stride + share.first_unit, share.n_units)
                 else:
                     memset(out, 0, part_of_row)
-        meet(member)
-        if member.size == 0:
-            return
+        if member.size > 1:
+            meet(member)
+            if member.size == 0:
+                return
         step += 1
     if member.number > 0:
         return

@@ -10,12 +10,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #if FASTRNN_REAL_BITS == 64
+#define FASTRNN_INTRINSIC_TYPE pd
 typedef double real;
 typedef int64_t real_bits;
 #define FASTRNN_MANTISSA_BITS 52
 #else
+#define FASTRNN_INTRINSIC_TYPE ps
 typedef float real;
 typedef int32_t real_bits;
 #define FASTRNN_MANTISSA_BITS 23
@@ -38,15 +43,18 @@ static bool cpu_has(const char *level) {
 /* TILE_ROWS x 4 accumulators and one row of weights fill the registers: 32 of them with AVX-512 and NEON, else 16. */
 #if defined(__AVX512F__)
 #define FASTRNN_VECTOR_BYTES 64
+#define FASTRNN_INTRINSIC_BITS 512
 #define FASTRNN_TILE_ROWS 6
 #elif defined(__AVX2__)
 #define FASTRNN_VECTOR_BYTES 32
+#define FASTRNN_INTRINSIC_BITS 256
 #define FASTRNN_TILE_ROWS 3
 #elif defined(__aarch64__)
 #define FASTRNN_VECTOR_BYTES 16
 #define FASTRNN_TILE_ROWS 6
 #else
 #define FASTRNN_VECTOR_BYTES 16
+#define FASTRNN_INTRINSIC_BITS
 #define FASTRNN_TILE_ROWS 3
 #endif
 #define FASTRNN_TILE_VECTORS 4
@@ -69,7 +77,18 @@ FASTRNN_INLINE vec divide(vec a, vec b) { return a / b; }
 FASTRNN_INLINE vec reciprocal(vec a) { return 1 / a; }
 FASTRNN_INLINE vec multiply_add(real a, vec b, vec c) { return a * b + c; }
 
-/* a < b ? b : a and its mirror, number by number; a NaN in `a` stays. (gcc 12 takes apart a loop over the lanes.) */
+/* a < b ? b : a and its mirror, number by number; a NaN in `a` stays. gcc 12 takes apart a loop over the lanes, and makes
+ * four instructions of what one of x86 does. */
+#if defined(__x86_64__)
+#define FASTRNN_JOIN(bits, name, type) _mm##bits##_##name##_##type
+#define FASTRNN_INTRINSIC(bits, name, type) FASTRNN_JOIN(bits, name, type)
+FASTRNN_INLINE vec at_least(vec a, real b) {
+    return (vec)FASTRNN_INTRINSIC(FASTRNN_INTRINSIC_BITS, max, FASTRNN_INTRINSIC_TYPE)(b + zero_vector(), a);
+}
+FASTRNN_INLINE vec at_most(vec a, real b) {
+    return (vec)FASTRNN_INTRINSIC(FASTRNN_INTRINSIC_BITS, min, FASTRNN_INTRINSIC_TYPE)(b + zero_vector(), a);
+}
+#else
 FASTRNN_INLINE vec at_least(vec a, real b) {
     const vec_bits below = a < b;
     return (vec)(((vec_bits)(b + zero_vector()) & below) | ((vec_bits)a & ~below));
@@ -78,6 +97,11 @@ FASTRNN_INLINE vec at_most(vec a, real b) {
     const vec_bits above = a > b;
     return (vec)(((vec_bits)(b + zero_vector()) & above) | ((vec_bits)a & ~above));
 }
+#endif
+
+/* Has a variable live in memory from here on. Where general registers are scarce gcc 12 keeps pointers in vector registers
+ * and moves them over at every use, on the ports that multiply. */
+#define keep_in_memory(variable) __asm__("" : "+m"(variable))
 
 /* Adding 1.5 * 2**MANTISSA_BITS rounds a number to an integer and leaves that integer in the low bits of the sum. */
 #define FASTRNN_ROUNDER ((real)1.5 * (real)((real_bits)1 << FASTRNN_MANTISSA_BITS))
