@@ -25,8 +25,7 @@ from benchmarks.worker import Worker, WorkerError
 
 TOLERANCE = 1e-5
 REDUCED_TOLERANCE = 0.05
-README = Path(__file__).parents[1] / "README.md"
-README_START, README_END = "<!-- bench:start -->", "<!-- bench:end -->"
+START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 RATIO = "best peer / fastrnn"
 FRACTION = "of the limit"
 ERROR = "error (peers')"
@@ -260,7 +259,7 @@ class Table:
         return "  ".join([first.strip().ljust(self._widths[0]), *rest])
 
     def markdown(self, rows: Sequence[Row]) -> str:
-        """The whole table for a README."""
+        """The whole table for a document."""
         lines = [self.header, ["---"] + ["---:"] * (len(self.header) - 1), *map(self.cells, rows)]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -317,20 +316,19 @@ def report(rows: Sequence[Row], machines: Sequence[Machine], versions: dict[str,
     }
 
 
-def write_readme(table: str, versions: dict[str, str], command: str) -> None:
-    """Put `table` between the two markers of README.md, with machine and command above it."""
-    text = README.read_text()
-    start, end = text.find(README_START), text.find(README_END)
+def write_table(document: Path, table: str, versions: dict[str, str], command: str) -> None:
+    """Put `table` between the two markers of a document, with machine and command above it."""
+    text = document.read_text()
+    start, end = text.find(START), text.find(END)
     if not -1 < start < end:
-        raise SystemExit(f"{README} lacks {README_START} followed by {README_END}")
+        raise SystemExit(f"{document} lacks {START} followed by {END}")
     facts = system()
     preface = (
         f"Median (minimum) of a call in microseconds, float32, measured by `{command}` on "
         f"{facts['cpu']} ({facts['cpus']} CPUs), Python {facts['python']}; "
         f"{'; '.join(dict.fromkeys(versions.values()))}."
     )
-    middle = f"{README_START}\n{preface}\n\n{table}\n"
-    README.write_text(text[:start] + middle + text[end:])
+    document.write_text(f"{text[:start]}{START}\n{preface}\n\n{table}\n{text[end:]}")
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -383,7 +381,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write everything measured")
-    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    parser.add_argument(
+        "--document",
+        metavar="FILE",
+        type=Path,
+        help=f"put the table into this file, between {START} and {END}",
+    )
     return parser.parse_args(arguments)
 
 
@@ -435,9 +438,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if options.json:
         options.json.write_text(json.dumps(report(rows, machines, versions), indent=1) + "\n")
-    if options.readme:
+    if options.document:
         command = f"python -m benchmarks.compare {shlex.join(arguments or sys.argv[1:])}"
-        write_readme(table.markdown(rows), versions, command)
+        write_table(options.document, table.markdown(rows), versions, command)
     return 1 if failures else 0
 
 

@@ -264,26 +264,25 @@ def test_a_worker_tells_what_went_wrong():
     worker.close()
 
 
-def test_readme_table_goes_between_the_markers(tmp_path, monkeypatch):
-    readme = tmp_path / "README.md"
-    monkeypatch.setattr(compare, "README", readme)
-    readme.write_text(f"before\n{compare.README_START}\nold\n{compare.README_END}\nafter\n")
+def test_table_goes_between_the_markers_of_a_document(tmp_path):
+    document = tmp_path / "README.md"
+    document.write_text(f"before\n{compare.START}\nold\n{compare.END}\nafter\n")
     timing = compare.Timing(median=2.0, minimum=1.5, calls=3, error=1e-7)
     row = compare.Row(TINY, 1, {"fastrnn": timing, "PyTorch": timing}, {}, limit=0.75)
     table = compare.Table(["fastrnn", "PyTorch", "Keras jit"], [TINY]).markdown([row])
-    compare.write_readme(table, {"fastrnn": "fastrnn 1.0"}, "a command")
-    text = readme.read_text()
-    assert text.startswith(f"before\n{compare.README_START}\n")
-    assert text.endswith(f"{compare.README_END}\nafter\n")
+    compare.write_table(document, table, {"fastrnn": "fastrnn 1.0"}, "a command")
+    text = document.read_text()
+    assert text.startswith(f"before\n{compare.START}\n")
+    assert text.endswith(f"{compare.END}\nafter\n")
     assert (
         f"| {TINY.name} | 1 | 2.00 (1.50) | 2.00 (1.50) | - | 1.00 (1.00) | 38% (50%) | 1.0e-07 (1.0e-07) |"
         in text
     )
     assert "old" not in text
     assert "a command" in text
-    readme.write_text("no markers\n")
+    document.write_text("no markers\n")
     with pytest.raises(SystemExit, match="lacks"):
-        compare.write_readme(table, {}, "a command")
+        compare.write_table(document, table, {}, "a command")
 
 
 @pytest.mark.parametrize(
