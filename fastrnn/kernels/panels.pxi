@@ -208,11 +208,16 @@ cdef void multiply_rows(
     real** x, Py_ssize_t x_depth, const real* x_panel, real** h, Py_ssize_t h_depth, const real* h_panel,
     real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
-    """`tile` for any number of rows and any depth: several tiles take one block of the weights before the next."""
+    """`tile` for any number of rows and any depth: several tiles take one block of the weights before the next.
+
+    Where x is deep, or alone, its product is a pass of its own, in which `tile` has separate sums.
+    """
     cdef Py_ssize_t first, h_first = 0, h_last
     cdef int count
-    if x_depth > DEPTH_AT_ONCE:
+    if x_depth > DEPTH_AT_ONCE or (x_depth and not h_depth):
         multiply_rows(rows, width, start, start_at, x, 0, NULL, x, x_depth, x_panel, out, out_stride)
+        if not h_depth:
+            return
         x_depth, start = 0, NULL
     while True:
         h_last = h_depth if rows <= TILE_ROWS else min(h_depth, h_first + DEPTH_AT_ONCE - x_depth)
