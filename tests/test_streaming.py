@@ -737,6 +737,30 @@ def test_threads_that_share_a_stream_are_told(rng):
     stream.step(x)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("units", [16, 64, 20])
+@pytest.mark.parametrize("name", ["SimpleRNN", "LSTM", "GRU", "GRU reset before"])
+def test_one_step_from_states_leaves_them_as_they_were(name, units, dtype, rng):
+    options = {"reset_after": False} if "before" in name else {}
+    layer = getattr(L, name.split()[0])(units, return_state=True, dtype=dtype, **options)
+    layer.build((None, None, 3))
+    x = rng.normal(size=(5, 1, 3)).astype(dtype)
+    states = [rng.normal(size=(5, units)).astype(dtype) for _ in range(layer.n_states)]
+    given = [state.copy() for state in states]
+    mask = np.array([[True], [False], [True], [True], [False]])
+    for options in ({}, {"mask": mask}):
+        output, *final = layer(x, initial_state=given, **options)
+        expected, stepped = layer.cell.recurrence()[0].step(x[:, 0], tuple(states))
+        rows = mask[:, 0] if options else slice(None)
+        np.testing.assert_allclose(output[rows], expected[rows], rtol=0, atol=2e-6)
+        for got, new, old in zip(final, stepped, states, strict=True):
+            np.testing.assert_allclose(got[rows], new[rows], rtol=0, atol=2e-6)
+            if options:
+                np.testing.assert_array_equal(got[~rows], old[~rows])
+        for got, state in zip(given, states, strict=True):
+            np.testing.assert_array_equal(got, state)
+
+
 # States and snapshots.
 
 

@@ -11,10 +11,15 @@ cdef extern from *:
     """
     /* Whether this thread is the first to enter; threads of Python without its lock may try at once. */
     static inline int fastrnn_enter(char *busy) { return !__atomic_exchange_n(busy, 1, __ATOMIC_ACQUIRE); }
+    /* Ask for a row ahead of its use. */
+    static inline void fastrnn_fetch(const char *row, size_t size) {
+        for (size_t i = 0; i < size; i += 64) __builtin_prefetch(row + i);
+    }
     static inline void fastrnn_leave(char *busy) { __atomic_store_n(busy, 0, __ATOMIC_RELEASE); }
     """
     bint enter "fastrnn_enter"(char* busy) nogil
     void leave "fastrnn_leave"(char* busy) nogil
+    void fetch "fastrnn_fetch"(const char* row, size_t size) nogil
 
 
 # -- Window --------------------------------------------------------------------------------------------------------
@@ -485,6 +490,8 @@ cdef class Streams:
                 data[kept.before] = kept.rows + first * kept.size
             else:
                 for row in range(rows):
+                    if row + ROWS_TO_FETCH < rows:
+                        fetch(kept.rows + slots[first + row + ROWS_TO_FETCH] * kept.size, kept.size)
                     memcpy(data[kept.before] + row * kept.size, kept.rows + slots[first + row] * kept.size, kept.size)
         for number in range(self.program.n_steps):
             operations[number].run(

@@ -51,6 +51,8 @@ cdef enum:
     # Multiply-adds, about 5 us, below which a step of a stream keeps Python's lock: letting it go and taking it back
     # costs as much as a step of LSTM(16), and more where another thread wants it.
     COST_TO_LET_OTHERS_RUN = 200000
+    # Rows that a pool asks for ahead of gathering them.
+    ROWS_TO_FETCH = 8
     # Buffers that a call keeps on the stack.
     SMALL_BUFFERS = 16
 
