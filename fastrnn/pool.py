@@ -82,11 +82,11 @@ class StreamPool:
 
     def __len__(self) -> int:
         """How many streams are open."""
-        return len(self._slots)
+        return self._slots.n_open
 
     def __contains__(self, id: object) -> bool:
         """Whether a stream is open."""
-        return id in self._slots
+        return self._slots.has(id)
 
     def open(self, start: Mapping[str, ArrayLike] | None = None) -> int:
         """Return the id of a new stream, an integer that no stream of the pool had or will have.
@@ -273,7 +273,7 @@ class StreamPool:
         starts = [(row, self._steps.begin(row)) for row in rows]
         with self._lock:
             if ids is None:
-                room = self.capacity - len(self._slots)
+                room = self.capacity - self._slots.n_open
                 if count > room:
                     raise RuntimeError(f"{what}: {count} streams for {room} free places")
                 chosen = [self._slots.open() for _ in range(count)]

@@ -543,7 +543,9 @@ cdef class Slots:
         PyMem_Free(self.seen)
         PyMem_Free(self.free)
 
-    def __len__(self):
+    @property
+    def n_open(self):
+        """int: how many numbers have a place."""
         return self.capacity - self.n_free
 
     def open(self):
@@ -566,7 +568,8 @@ cdef class Slots:
             self.n_free += 1
         self.owners[place] = -1 - (self.owners[place] + self.mask + 1)
 
-    def __contains__(self, number):
+    def has(self, number):
+        """Return whether a number has a place."""
         cdef int64_t value
         cdef int overflow = 0
         if not isinstance(number, int):
