@@ -248,8 +248,6 @@ def coroutines(quick: bool) -> Iterator[subject.Result]:
             await asyncio.gather(*(client(i, start + seconds) for i in range(ASYNC_STREAMS)))
         return time.perf_counter() - start
 
-    gc.collect()
-    gc.freeze()
     processor = time.process_time()
     wall = asyncio.run(main())
     processor = time.process_time() - processor

@@ -18,7 +18,12 @@ import numpy as np
 MAGIC = b"fastrnn stream 1\n"
 MOST_DESCRIPTION_BYTES = 1 << 20
 MOST_AXES = 32
-DTYPES = {"float32": "<f4", "float64": "<f8", "int32": "<i4", "int64": "<i8", "bool": "|b1"}
+DTYPES = {
+    "bool": "|b1",
+    **{f"float{8 * size}": f"<f{size}" for size in (4, 8)},
+    **{f"int{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
+    **{f"uint{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
+}
 """The dtypes that states and inputs have, as they are written."""
 
 

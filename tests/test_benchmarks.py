@@ -27,6 +27,7 @@ from benchmarks import (
     oracle,
     padding,
     startup,
+    streams,
     subject,
 )
 from benchmarks.configurations import (
@@ -583,3 +584,20 @@ def test_a_subject_writes_all_it_printed(tmp_path, monkeypatch, capsys):
     subject.run("m", "text", lambda quick: iter([{"quick": quick}]), lambda result: f"is {result}")
     assert capsys.readouterr().out == "is {'quick': True}\n"
     assert json.loads(file.read_text())["results"] == [{"quick": True}]
+
+
+def test_streams_tell_latencies_and_what_a_pool_is_of_a_batch(monkeypatch):
+    before = fastrnn.get_num_threads()
+    monkeypatch.setattr(streams, "ASYNC_RATE", 500)
+    try:
+        step = list(streams.step(quick=True))
+        pool = list(streams.pool(quick=True, threads=1))
+        (coroutines,) = streams.coroutines(quick=True)
+    finally:
+        fastrnn.set_num_threads(before)
+    assert [0 < result["microseconds"] < 100 for result in step[:2]] == [True, True]
+    assert step[2]["ratio"] >= 1
+    assert max(result["of the plain batch"] for result in pool[:2]) == 1
+    assert "pool.step, ids mixed" in streams.line(pool[3])
+    assert 0 < coroutines["p50"] <= coroutines["p99"]
+    assert "goal: p99 < 2000 us" in streams.line(coroutines)

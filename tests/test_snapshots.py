@@ -9,7 +9,7 @@ import pytest
 from fastrnn import snapshots
 
 STATES = {"a/h": np.arange(6, dtype="float32").reshape(2, 3), "b": np.ones((2, 2, 2), "float64")}
-START = {"tokens": np.array([[1, 2], [3, 4]])}
+START = {"tokens": np.array([[1, 2], [3, 4]]), "pixels": np.array([[7], [255]], "uint8")}
 
 
 def test_a_snapshot_gives_back_what_it_was_made_of():

@@ -62,7 +62,9 @@ def plot(path: Path, noisy: np.ndarray, clean: np.ndarray, seconds: np.ndarray) 
 
     figure, (before, after, latency) = plt.subplots(3, figsize=(9, 7), layout="constrained")
     for axes, title, samples in ((before, "noisy", noisy), (after, "denoised", clean)):
-        axes.specgram(samples, 2 * sound.HOP, sound.RATE, noverlap=sound.HOP, vmin=-120, vmax=-20)
+        axes.specgram(
+            samples, NFFT=2 * sound.HOP, Fs=sound.RATE, noverlap=sound.HOP, vmin=-120, vmax=-20
+        )
         axes.set(title=title, xlabel="seconds", ylabel="Hz")
     shares = 100 * np.arange(1, len(seconds) + 1) / len(seconds)
     latency.plot(1e6 * np.sort(seconds), shares)
