@@ -200,7 +200,7 @@ cdef inline void step_cell(
 cdef bint steps_in_place(const Recurrence* layer) noexcept nogil:
     """Whether one step can go from the buffers of the initial states to those of the final ones, past the workspace.
 
-    Rows of whole vectors can. For streams of LSTM(64) that saves a sixth of the time.
+    Rows of whole vectors can. It saves a tenth: 10,000 streams of LSTM(64) take 5.26 ms and not 5.84.
     """
     cdef int number
     for number in range(2 if layer.cell.kind == LSTM else 1):
