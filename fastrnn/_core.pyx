@@ -1,8 +1,9 @@
 """The compiled core: arrays in, arrays out, and nothing of Keras but the order of its weights.
 
 setup.py builds this one source for each instruction set and number type; `fastrnn._dispatch` imports the one that
-fits. The parts, each of which knows only those above it: activations, panels (products on packed weights), cells, team,
-indices, recurrence (the loop over time), program (what Python sees), small_steps, streams.
+fits. The parts, each of which knows only those above it: activations, panels (products on packed weights), narrow (the
+same on fewer bits), cells, team, indices, recurrence (the loop over time), program (what Python sees), small_steps,
+streams.
 """
 from libc.math cimport log
 from libc.string cimport memcpy, memset
@@ -48,6 +49,7 @@ def cpu_has(level):
 include "kernels/tuning.pxi"
 include "kernels/activations.pxi"
 include "kernels/panels.pxi"
+include "kernels/narrow.pxi"
 include "kernels/cells.pxi"
 include "kernels/indices.pxi"
 include "kernels/team.pxi"

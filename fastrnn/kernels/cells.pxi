@@ -18,6 +18,8 @@ CELLS = {"simple_rnn": SIMPLE_RNN, "lstm": LSTM, "gru": GRU, "gru_reset_before":
 cdef struct Phase:
     Weights kernel
     Weights recurrent
+    Narrow narrow_kernel     # instead of the panels of the two, where it is there
+    Narrow narrow_recurrent
     bint apart           # whether x @ kernel and h @ recurrent_kernel are kept apart
     bint of_reset_state  # whether the recurrent product is of r * h instead of h
 
@@ -42,19 +44,29 @@ cdef struct State:
 
 cdef object prepare_phase(
     Phase* phase, object kernel, object recurrent_kernel, object bias, object recurrent_bias, int gates,
-    bint apart, bint of_reset_state,
+    bint apart, bint of_reset_state, int precision, bint portable,
 ):
+    cdef int of_kernel = FULL if precision == FULL or len(kernel) <= FEATURES_TO_FUSE else BFLOAT16
     phase.apart = apart
     phase.of_reset_state = of_reset_state
-    return (prepare_weights(&phase.kernel, kernel, bias, gates, BLAS_PROJECTS),
-            prepare_weights(&phase.recurrent, recurrent_kernel, recurrent_bias, gates, False))
+    alive = (
+        prepare_weights(&phase.kernel, kernel if of_kernel == FULL else kernel[:0], bias, gates, BLAS_PROJECTS),
+        prepare_weights(&phase.recurrent, recurrent_kernel if precision == FULL else recurrent_kernel[:0],
+                        recurrent_bias, gates, False),
+    )
+    return (*alive, prepare_narrow(&phase.narrow_kernel, &phase.kernel.cut, kernel, of_kernel, portable),
+            prepare_narrow(&phase.narrow_recurrent, &phase.recurrent.cut, recurrent_kernel, precision, portable))
 
 
 cdef object prepare_cell(
     Cell* cell, int kind, object kernel, object recurrent_kernel, object bias, object recurrent_bias,
-    int activation, int recurrent_activation,
+    int activation, int recurrent_activation, int precision, bint portable,
 ):
-    """Fill `cell` from weights in Keras's layout; returns what has to be kept alive for it."""
+    """Fill `cell` from weights in Keras's layout; returns what has to be kept alive for it.
+
+    In a narrow `precision` the recurrent kernel has it, and the kernel is of bfloat16: inputs of a layer may be of any
+    size beside each other, as int8 cannot be. With few features it stays as it is, and costs next to nothing.
+    """
     cell.kind = kind
     cell.activation = activation
     cell.recurrent_activation = recurrent_activation
@@ -66,12 +78,13 @@ cdef object prepare_cell(
         bias = np.zeros(3 * cell.units, dtype=DTYPE) if bias is None else bias
         return (
             prepare_phase(&cell.phases[0], kernel[:, :split], recurrent_kernel[:, :split], bias[:split], None, 2,
-                          False, False),
+                          False, False, precision, portable),
             prepare_phase(&cell.phases[1], kernel[:, split:], recurrent_kernel[:, split:], bias[split:], None, 1,
-                          False, True),
+                          False, True, precision, portable),
         )
     gates = {SIMPLE_RNN: 1, LSTM: 4, GRU: 3}[kind]
-    return prepare_phase(&cell.phases[0], kernel, recurrent_kernel, bias, recurrent_bias, gates, kind == GRU, False)
+    return prepare_phase(&cell.phases[0], kernel, recurrent_kernel, bias, recurrent_bias, gates, kind == GRU, False,
+                         precision, portable)
 
 
 # In the functions below z holds the sums of one row, gate by gate, `gate` numbers apart; with fewer units than a vector

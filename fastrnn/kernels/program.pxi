@@ -175,19 +175,25 @@ cdef class Recurrent(Step):
         Buffers of the states, (units,) a row; for "lstm" h and c.
     table : ndarray, optional
         (n, features): x then holds the numbers, (steps,), of rows of it, as `Lookup` takes them.
+    precision : str or None
+        A key of PRECISIONS: what weights are rounded to, and operands of products.
+    portable : bool
+        Do without the CPU's dot products of such numbers, for tests.
     """
     cdef Recurrence layer
 
     def __init__(
         self, cell, kernel, recurrent_kernel, bias, recurrent_bias, activation, recurrent_activation, *,
         x, y, mask=None, initial=(), final=(), return_sequences=False, go_backwards=False, zero_output_for_mask=False,
-        table=None,
+        table=None, precision=None, portable=False,
     ):
         cdef int number
         cdef real[::1] projected
+        if precision is not None and REAL_BITS == 64:
+            raise ValueError(f"precision {precision!r}: expected weights of float32; got float64")
         self._alive = prepare_cell(
             &self.layer.cell, CELLS[cell], kernel, recurrent_kernel, bias, recurrent_bias,
-            ACTIVATIONS[activation], ACTIVATIONS[recurrent_activation])
+            ACTIVATIONS[activation], ACTIVATIONS[recurrent_activation], PRECISIONS[precision], portable)
         if table is not None:
             projected = project_table(&self.layer.cell, table, kernel, bias)
             self.layer.table = &projected[0]

@@ -21,6 +21,8 @@ cdef struct Workspace:
     Py_ssize_t hoisted_steps
     Py_ssize_t projected_width
     char* started        # rows that the mask has let through so far; the leader of a team keeps it
+    Operands x           # for narrow weights: rows of x, of the hoisted steps or of one
+    Operands h           # and of what the recurrent product is of
     # A thread's own.
     const real** ahead   # each row's x @ kernel + bias at this step, where it is computed ahead
     real* zx             # (ROWS_OF_BLOCK, panel width), x @ kernel where it is apart
@@ -84,8 +86,16 @@ cdef Py_ssize_t steps_to_hoist(const Cell* cell, Py_ssize_t rows, Py_ssize_t ste
     """
     if not BLAS_PROJECTS and (rows >= TILE_ROWS or cell.features <= FEATURES_TO_FUSE or steps == 1):
         return 0
-    cdef Py_ssize_t affordable = PROJECTED_BYTES // (rows * width * <Py_ssize_t>sizeof(real))
+    cdef Py_ssize_t affordable = PROJECTED_BYTES // (
+        rows * (width * <Py_ssize_t>sizeof(real) + cell.phases[0].narrow_kernel.words * 4))
     return min(steps, max(affordable // TILE_ROWS * TILE_ROWS, 4 * TILE_ROWS))
+
+
+cdef void lay_out_operands(Operands* operands, const Narrow* narrow, Py_ssize_t rows, Bump* bump) noexcept nogil:
+    cdef bint unused = narrow.precision == FULL
+    operands.stride = narrow.words * sizeof(int32_t)
+    operands.words = <char*>take(bump, 0 if unused else rows * operands.stride)
+    operands.scales = <real*>take(bump, rows * sizeof(real) if narrow.precision == INT8 else 0)
 
 
 cdef Workspace lay_out(const Recurrence* layer, Py_ssize_t rows, Py_ssize_t steps, Bump* bump) noexcept nogil:
@@ -108,17 +118,22 @@ cdef Workspace lay_out(const Recurrence* layer, Py_ssize_t rows, Py_ssize_t step
     work.projected = <real*>take(
         bump, (rows * work.hoisted_steps * work.projected_width + TILE_VECTORS * LANES) * sizeof(real))
     work.started = <char*>take(bump, rows if layer.mask != NONE else 0)
+    lay_out_operands(&work.x, &cell.phases[0].narrow_kernel, rows * max(work.hoisted_steps, 1), bump)
+    lay_out_operands(&work.h, &cell.phases[0].narrow_recurrent, rows, bump)
     return work
 
 
 cdef void project_ahead(
-    const Cell* cell, const Workspace* work, const Member* member, Py_ssize_t rows, real* x, Py_ssize_t steps,
+    const Cell* cell, Workspace* work, Member* member, Py_ssize_t rows, real* x, Py_ssize_t steps,
     Py_ssize_t first, Py_ssize_t count,
 ) noexcept nogil:
     """x @ kernel + bias of the steps first, ..., first + count - 1 of every row, phase beside phase."""
     cdef Py_ssize_t row, offset
     cdef Share share
     cdef int phase
+    if cell.phases[0].narrow_kernel.precision != FULL:
+        project_narrow_ahead(cell, work, member, rows, x, steps, first, count)
+        return
     for row in range(rows):
         offset = 0
         for phase in range(cell.n_phases):
@@ -129,8 +144,108 @@ cdef void project_ahead(
             offset += cell.phases[phase].kernel.cut.total
 
 
+cdef void project_narrow_ahead(
+    const Cell* cell, Workspace* work, Member* member, Py_ssize_t rows, real* x, Py_ssize_t steps,
+    Py_ssize_t first, Py_ssize_t count,
+) noexcept nogil:
+    """`project_ahead` by narrow kernels. Threads share the rounding of x, and meet before they multiply."""
+    cdef const Phase* phase
+    cdef const Panels* cut
+    cdef const real* start[TILE_ROWS]
+    cdef Py_ssize_t row_numbers[TILE_ROWS]
+    cdef Py_ssize_t row, i, offset = 0, width = work.projected_width
+    cdef int p, panel, n, r
+    cdef Share share
+    cdef Factor factor
+    for row in range(rows):
+        i = member.number
+        while i < count:
+            narrow_row(cell.phases[0].narrow_kernel.precision, x + (row * steps + first + i) * cell.features,
+                       cell.features, 0, cell.features, &work.x, row * work.hoisted_steps + i, True)
+            i += member.size
+    meet(member)
+    for p in range(cell.n_phases if member.size else 0):
+        phase = &cell.phases[p]
+        cut = &phase.kernel.cut
+        share = share_of(cut, member)
+        for panel in range(share.first_panel, share.last_panel):
+            for r in range(TILE_ROWS):
+                start[r] = phase.kernel.bias + panel * cut.width
+            for row in range(rows):
+                i = 0
+                while i < count:
+                    n = rows_of_tile(count, i)
+                    for r in range(n):
+                        row_numbers[r] = row * work.hoisted_steps + i + r
+                    factor = factor_of(&phase.narrow_kernel, cut, panel, &work.x, n, row_numbers)
+                    multiply_narrow(&phase.narrow_kernel, n, panel_width(cut, panel), start, &factor, 1,
+                                    work.projected + row_numbers[0] * width + offset + panel * cut.width, width)
+                    i += n
+        offset += cut.total
+
+
+cdef void narrow_operands(
+    const Cell* cell, int p, Workspace* work, const Member* member, Py_ssize_t n_active, real* x, Py_ssize_t x_stride,
+    bint ahead,
+) noexcept nogil:
+    """A thread's share of what the products of a phase are of, for narrow weights: once a step, and not for each panel.
+
+    It takes the units of the state that it computes, and the rows of x in turn.
+    """
+    cdef const Phase* phase = &cell.phases[p]
+    cdef Share share = share_of(&phase.recurrent.cut, member)
+    cdef real* h = work.state.reset_h if phase.of_reset_state else work.state.h
+    cdef Py_ssize_t i, row
+    for i in range(n_active):
+        row = work.active[i]
+        narrow_row(phase.narrow_recurrent.precision, h + row * work.state.stride, cell.units, share.first_unit,
+                   share.n_units, &work.h, row, member.number == 0)
+        if p == 0 and not ahead and phase.narrow_kernel.precision != FULL and i % member.size == member.number:
+            narrow_row(phase.narrow_kernel.precision, x + row * x_stride, cell.features, 0, cell.features, &work.x,
+                       row, True)
+
+
+cdef void multiply_narrow_rows(
+    const Phase* phase, const Workspace* work, int panel, Py_ssize_t rows, const Py_ssize_t* row_numbers,
+    const real** start, const real** recurrent_start, real** x, Py_ssize_t x_depth, Py_ssize_t h_depth,
+) noexcept nogil:
+    """The products of one panel that `step_cell` needs, by narrow weights; a depth of 0 leaves one out."""
+    cdef const Panels* cut = &phase.recurrent.cut
+    cdef Py_ssize_t offset = panel * cut.width, width = panel_width(cut, panel), first = 0
+    cdef bint x_is_narrow = x_depth and phase.narrow_kernel.precision != FULL
+    cdef bint together = x_is_narrow and phase.narrow_kernel.precision == phase.narrow_recurrent.precision and (
+        not phase.apart)
+    cdef const real* begin[TILE_ROWS]
+    cdef Factor factors[2]
+    cdef real* x_out
+    cdef int r, count
+    while first < rows:
+        count = rows_of_tile(rows, first)
+        x_out = (work.zx if phase.apart else work.zh) + first * width
+        factors[0] = factor_of(&phase.narrow_recurrent, cut, panel, &work.h, count, row_numbers + first)
+        if h_depth == 0:
+            factors[0].words = 0
+        for r in range(count):
+            begin[r] = start[first + r] + offset
+        if x_is_narrow:
+            factors[1] = factor_of(&phase.narrow_kernel, cut, panel, &work.x, count, row_numbers + first)
+            if not together:
+                multiply_narrow(&phase.narrow_kernel, count, width, begin, &factors[1], 1, x_out, width)
+        elif x_depth:
+            multiply_tile(count, width, begin, 0, x + first, 0, NULL, x + first, 0, x_depth,
+                          phase.kernel.panels + offset * x_depth, x_out, width)
+        for r in range(count):
+            if phase.apart:
+                begin[r] = recurrent_start[first + r] + offset
+            elif x_depth and not together:
+                begin[r] = x_out + r * width
+        multiply_narrow(&phase.narrow_recurrent, count, width, begin, factors, 2 if together else 1,
+                        work.zh + first * width, width)
+        first += count
+
+
 cdef inline void step_cell(
-    const Cell* cell, const Workspace* work, Member* member, Py_ssize_t n_active, real* x, Py_ssize_t x_stride,
+    const Cell* cell, Workspace* work, Member* member, Py_ssize_t n_active, real* x, Py_ssize_t x_stride,
     bint ahead, bint from_zeros, bint from_last_panel,
 ) noexcept nogil:
     """One step of the active rows, a thread's share of it: all of it for a thread that works alone.
@@ -163,6 +278,11 @@ cdef inline void step_cell(
         phase = &cell.phases[p]
         cut = &phase.recurrent.cut
         h = state.reset_h if phase.of_reset_state else state.h
+        if phase.narrow_recurrent.precision != FULL:
+            narrow_operands(cell, p, work, member, n_active, x, x_stride, ahead)
+            meet(member)
+            if member.size == 0:
+                return
         share = share_of(cut, member)
         first = 0
         while first < n_active:
@@ -182,7 +302,10 @@ cdef inline void step_cell(
                 for r in range(count):
                     zx[r] = <real*>start[r] + offset if ahead else work.zx + r * width
                     zh[r] = work.zh + r * width
-                if not phase.apart:
+                if phase.narrow_recurrent.precision != FULL:
+                    multiply_narrow_rows(phase, work, panel, count, work.active + first, start, recurrent_start,
+                                         x_rows, x_depth, h_depth)
+                elif not phase.apart:
                     multiply_rows(count, width, start, offset, x_rows, x_depth, x_panel, h_rows, h_depth, h_panel,
                                   work.zh, width)
                 else:
@@ -264,6 +387,8 @@ cdef void run_recurrence(
             if step % work.hoisted_steps == 0:
                 project_ahead(cell, &work, member, rows, x, steps, first_hoisted,
                               min(work.hoisted_steps, steps - step))
+                if member.size == 0:
+                    return
             for row in range(rows):
                 work.ahead[row] = work.projected + (
                     row * work.hoisted_steps + t - first_hoisted) * work.projected_width
