@@ -12,6 +12,8 @@ DTYPE: Final[np.dtype[np.float32] | np.dtype[np.float64]]
 VECTOR_BYTES: Final[int]
 ACTIVATIONS: Final[dict[str, int]]
 ROW_ACTIVATIONS: Final[tuple[str, ...]]
+PRECISIONS: Final[dict[str | None, int]]
+DOT_PRODUCTS: Final[tuple[str, ...]]
 CELLS: Final[dict[str, int]]
 MERGE_MODES: Final[dict[str, int]]
 POOL_MODES: Final[dict[str, int]]
@@ -52,6 +54,8 @@ class Recurrent(Step):
         go_backwards: bool = False,
         zero_output_for_mask: bool = False,
         table: _Weights | None = None,
+        precision: str | None = None,
+        portable: bool = False,
     ) -> None: ...
 
 @disjoint_base

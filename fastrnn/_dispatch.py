@@ -30,6 +30,7 @@ class Core(Protocol):
     VECTOR_BYTES: int
     ACTIVATIONS: dict[str, int]
     ROW_ACTIVATIONS: tuple[str, ...]
+    DOT_PRODUCTS: tuple[str, ...]
     Recurrent: "type[_core.Recurrent]"
     ConvRecurrent: "type[_core.ConvRecurrent]"
     Dense: "type[_core.Dense]"
@@ -229,6 +230,7 @@ def show_config() -> dict[str, Any]:
         "isa": isa(),
         "isa_built": _built_levels(),
         "vector_bytes": core(np.float32).VECTOR_BYTES,
+        "dot_products": list(core(np.float32).DOT_PRODUCTS),
         "threads": get_num_threads(),
         "blas": "{name} {version}".format(
             **scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]

@@ -19,6 +19,9 @@ HALVES = ("float16", "bfloat16")
 POLICIES = ("float32", "float64", *HALVES, "mixed_float16", "mixed_bfloat16")
 """Names of the policies."""
 
+PRECISIONS = ("float32", "bfloat16", "int8")
+"""Names of the precisions that recurrent layers can multiply in, whatever their policy of float32 results."""
+
 
 @dataclass(frozen=True)
 class DTypePolicy:
@@ -64,6 +67,19 @@ def policy(dtype: Any, owner: str) -> DTypePolicy:
             f"{owner}: expected a dtype of {', '.join(POLICIES)}; got {name!r}"
         )
     return DTypePolicy(name)
+
+
+def narrow_precision(name: str | None) -> str | None:
+    """Return a precision of `PRECISIONS`, None for "float32" and None.
+
+    Raises
+    ------
+    ValueError
+        If it is another one.
+    """
+    if name is not None and name not in PRECISIONS:
+        raise ValueError(f"expected a precision of {', '.join(PRECISIONS)}; got {name!r}")
+    return None if name == "float32" else name
 
 
 def as_dtype(name: DTypeLike) -> np.dtype:

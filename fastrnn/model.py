@@ -217,7 +217,7 @@ class Model(Layer):
     def _executable(self, masked: tuple[bool, ...]) -> tuple[Executable, Nested]:
         """Return what runs the model, and the structure of its outputs; `masked` says which inputs carry a mask."""
         if masked not in self._executables:
-            builder = Builder()
+            builder = Builder(precision=self._precision)
             values = self._input_values(builder)
             masks = {i: builder.mask() for i, carries in enumerate(masked) if carries}
             inputs = [replace(value, mask=masks.get(i)) for i, value in enumerate(values)]

@@ -7,7 +7,7 @@ between as NumPy. A plan does not change after it is made and keeps nothing betw
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -92,7 +92,7 @@ class Recurrence(Step):
 
     `kernel` is what the core calls the cell, None where it has no kernel for it. Constants are arrays that the cell
     of a user takes at every step. With a table, x holds the numbers of its rows, and the core looks up their products
-    with the cell's kernel.
+    with the cell's kernel. `precision` is "bfloat16", "int8" or None: that of the core's products; NumPy's are of dtype.
     """
 
     cell: reference.Cell
@@ -103,6 +103,7 @@ class Recurrence(Step):
     zero_output_for_mask: bool = False
     n_constants: int = 0
     table: Table | None = None
+    precision: str | None = None
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -147,6 +148,7 @@ class Recurrence(Step):
             activation,
             recurrent_activation,
             table=None if self.table is None else self.table.rows,
+            precision=self.precision,
             **over_time,
         )
 
@@ -535,12 +537,15 @@ class Builder:
     states : dict
         For each stateful layer the buffers of its states before the call, none where it does not read them, and
         the values after it.
+    precision : str or None
+        That of the recurrences' products, "bfloat16" or "int8"; None for their own.
     """
 
     steps: list[Step] = field(default_factory=list)
     n_buffers: int = 0
     masks: set[int] = field(default_factory=set)
     states: dict[Stateful, tuple[list[int], list[Value]]] = field(default_factory=dict)
+    precision: str | None = None
 
     def value(
         self, shape: Iterable[int | None], mask: int | None = None, dtype: DTypeLike | None = None
@@ -556,6 +561,8 @@ class Builder:
         return self.n_buffers - 1
 
     def add(self, step: Step) -> None:
+        if self.precision is not None and type(step) is Recurrence:
+            step = replace(step, precision=self.precision)
         self.steps.append(step)
 
     def lower(self, layer: Any, x: Any, arguments: dict[str, Any]) -> Any:
@@ -619,7 +626,7 @@ class StreamBuilder(Builder):
     path: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.tail = self if self.one_step else Builder()
+        self.tail = self if self.one_step else Builder(precision=self.precision)
 
     def lower(self, layer: Any, x: Any, arguments: dict[str, Any]) -> Any:
         return layer.lower_stream(self, x, **arguments)

@@ -66,7 +66,8 @@ class _Writer:
     """
 
     def __init__(self, model: "Model", given: frozenset[str], one_step: bool) -> None:
-        self.builder, self.begin = StreamBuilder(one_step=one_step), Builder()
+        self.builder = StreamBuilder(one_step=one_step, precision=model._precision)
+        self.begin = Builder(precision=model._precision)
         self.begin_inputs: list[int] = []
         self.needed: dict[int, StreamValue] = {}
         self.imported: dict[tuple[int, int], Value] = {}

@@ -17,7 +17,15 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastrnn import activations, initializers
 from fastrnn._nested import flatten, map_structure, unflatten
 from fastrnn._types import Config, InitializerFunction, InitializerLike, Nested, Shape
-from fastrnn.dtypes import HALVES, as_dtype, is_floating, policy, rounded, widened
+from fastrnn.dtypes import (
+    HALVES,
+    as_dtype,
+    is_floating,
+    narrow_precision,
+    policy,
+    rounded,
+    widened,
+)
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers import own_call
 from fastrnn.plan import Builder, Executable, StreamBuilder, Value, values_in
@@ -438,6 +446,35 @@ class Layer:
             )
         return sum(weight.size for weight in self.weights)
 
+    _precision: str | None = None
+
+    def set_precision(self, precision: str | None) -> None:
+        """Choose in which precision the recurrent layers of this model, or this one, multiply.
+
+        It is for the calls, `predict` and streams of this object; a model that holds it has a choice of its own.
+
+        Parameters
+        ----------
+        precision : {"float32", "bfloat16", "int8"} or None
+            What recurrent weights, and the states that they multiply, are rounded to. None and "float32" leave them as
+            they are.
+
+        Raises
+        ------
+        ValueError
+            If it is another one, or a recurrent layer is of float64.
+        """
+        narrow = narrow_precision(precision)
+        if narrow is not None:
+            self._refuse_to_narrow(narrow)
+        self._precision = narrow
+        self._forget_plans()
+
+    def _refuse_to_narrow(self, precision: str) -> None:
+        """Raise ValueError if a recurrent layer, in this one or this one itself, is of float64."""
+        for child in self._flat_children():
+            child._refuse_to_narrow(precision)
+
     def _forget_plans(self) -> None:
         """Drop the plans made from the weights, here and in the layers and models that hold this one."""
         self._executables, self._direct_runs = {}, {}
@@ -753,7 +790,7 @@ class Layer:
 
     def _compile(self, given: dict[str, Nested]) -> tuple[Executable, Nested]:
         """What runs calls of the form of this one, and the structure of what they return."""
-        builder = Builder()
+        builder = Builder(precision=self._precision)
         values = map_structure(
             lambda leaf: self._value_for(builder, leaf) if _is_array(leaf) else leaf, given
         )

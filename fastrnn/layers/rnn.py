@@ -634,6 +634,12 @@ class RNN(RecurrentLayer):
         if self.stateful:
             yield self
 
+    def _refuse_to_narrow(self, precision: str) -> None:
+        if self.compute_dtype == np.float64:
+            raise ValueError(
+                f"precision {precision!r}: expected recurrent layers of float32; layer {self.name!r} is of float64"
+            )
+
     def lower(
         self,
         builder: plan.Builder,

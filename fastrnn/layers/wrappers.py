@@ -316,7 +316,7 @@ class TimeDistributed(Layer):
             y = self.layer.lower(builder, x)
             assert isinstance(y, plan.Value)
             return y
-        inner = plan.Builder()
+        inner = plan.Builder(precision=builder.precision)
         mask = None if x.mask is None else inner.mask()
         # A stateful layer goes on from step to step, so its steps run one by one, each of the whole batch.
         step = inner.value((x.shape[0] if self.stateful else None, *x.shape[2:]), mask)

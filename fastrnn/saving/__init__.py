@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fastrnn.dtypes import narrow_precision
 from fastrnn.saving import files, keras_objects
 from fastrnn.saving.building import build
 from fastrnn.saving.config import constructor_options, read_layer, read_model
@@ -28,6 +29,7 @@ def load_model(
     path: str | os.PathLike[str],
     weights: str | os.PathLike[str] | None = None,
     custom_objects: Mapping[str, Any] | None = None,
+    precision: str | None = None,
 ) -> "Model":
     """Load a model that Keras saved.
 
@@ -44,6 +46,8 @@ def load_model(
         go with a JSON; given with a whole model, its weights are taken instead of the model's own.
     custom_objects : dict of str to object, optional
         Your own classes and functions, by the name that the file knows them by.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        What the recurrent layers multiply in, as in `Layer.set_precision`; float32 by default.
 
     Returns
     -------
@@ -57,7 +61,10 @@ def load_model(
         If a file is damaged, is not Keras's, or contradicts itself. It is a ValueError.
     UnsupportedLayerError
         If a layer or one of its options is not supported; names the layer and where it stands.
+    ValueError
+        If `precision` is another one, or narrower than float32 and a recurrent layer is of float64.
     """
+    narrow = narrow_precision(precision)
     with contextlib.ExitStack() as stack:
         stored = stack.enter_context(files.open_model(path))
         spec = read_model(stored.config, stored.version, _options(), custom_objects)
@@ -68,10 +75,13 @@ def load_model(
             raise ValueError(f"{path} is an architecture without weights: give their file too")
         model = build(spec)
         assign_stored(model, spec, root)
+    model.set_precision(narrow)
     return model
 
 
-def from_keras(obj: Any, custom_objects: Mapping[str, Any] | None = None) -> "Layer":
+def from_keras(
+    obj: Any, custom_objects: Mapping[str, Any] | None = None, precision: str | None = None
+) -> "Layer":
     """Take over a model or a single built layer from Keras, with its weights and current states.
 
     Parameters
@@ -80,6 +90,8 @@ def from_keras(obj: Any, custom_objects: Mapping[str, Any] | None = None) -> "La
         Of Keras 3 or of ``tf_keras``: a Sequential or functional model, or a layer that was built.
     custom_objects : dict of str to object, optional
         Your own classes and functions over NumPy arrays, by the names of those that they stand for.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        As for `load_model`.
 
     Returns
     -------
@@ -90,10 +102,11 @@ def from_keras(obj: Any, custom_objects: Mapping[str, Any] | None = None) -> "La
     TypeError
         If `obj` is neither.
     ValueError
-        If it has not been built.
+        If it has not been built, or `precision` is none for it.
     UnsupportedLayerError
         If a layer or one of its options is not supported.
     """
+    narrow = narrow_precision(precision)
     config, version = keras_objects.describe(obj)
     if not obj.built:
         raise ValueError(
@@ -103,6 +116,7 @@ def from_keras(obj: Any, custom_objects: Mapping[str, Any] | None = None) -> "La
     built = build(spec)
     keras_objects.copy_weights(obj, built, spec)
     keras_objects.copy_states(obj, built)
+    built.set_precision(narrow)
     return built
 
 
