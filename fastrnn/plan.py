@@ -92,7 +92,7 @@ class Recurrence(Step):
 
     `kernel` is what the core calls the cell, None where it has no kernel for it. Constants are arrays that the cell
     of a user takes at every step. With a table, x holds the numbers of its rows, and the core looks up their products
-    with the cell's kernel. `precision` is "bfloat16", "int8" or None: that of the core's products; NumPy's are of dtype.
+    with the cell's kernel. `precision` is that of the core's products: "bfloat16", "int8", or None for dtype.
     """
 
     cell: reference.Cell

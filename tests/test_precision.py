@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_core import GATES, LEVELS, samples, weights_of
 
 import fastrnn
-from fastrnn import _dispatch, activations, reference, sunspots
+from fastrnn import _dispatch, activations, sunspots
 from fastrnn.dtypes import PRECISIONS, rounded
+from tests.test_core import GATES, LEVELS, samples, weights_of
 
 NARROW = ("bfloat16", "int8")
 FEATURES_LEFT_ALONE = 8
 TRAINED = Path(fastrnn.__file__).parents[1].parent / "shared" / "models"
-BUILDS = [(level, portable) for level in LEVELS for portable in (False, True)[: 1 + (level == "v4")]]
+BUILDS = [
+    (level, portable) for level in LEVELS for portable in (False, True)[: 1 + (level == "v4")]
+]
 CASES = samples(
     40,
     5,
@@ -398,7 +400,9 @@ def test_float64_models_are_refused(precision, rng):
     )
     x = rng.normal(size=(2, 4, 3))
     exact = model(x)
-    with pytest.raises(ValueError, match=f"'{precision}'.*float32.*'(forward_)?wide' is of float64"):
+    with pytest.raises(
+        ValueError, match=f"'{precision}'.*float32.*'(forward_)?wide' is of float64"
+    ):
         model.set_precision(precision)
     np.testing.assert_array_equal(model(x), exact)
     model.set_precision("float32")

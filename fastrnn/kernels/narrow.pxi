@@ -1,9 +1,9 @@
 # Products on weights of fewer bits: bfloat16, and int8 with a scale for each column.
 #
-# They read half or a quarter of the bytes, and where the CPU has dot products of such numbers (AVX512_BF16, AVX512_VNNI)
-# take half or a quarter of the instructions. A lane of a panel holds a word, two or four numbers of a column that follow
-# each other in depth; `narrow_tile` multiplies rows of such words as `tile` does numbers. What comes of it are `real`
-# sums: everything else of a step is the same.
+# They read half or a quarter of the bytes, and where the CPU has dot products of such numbers (AVX512_BF16 and
+# AVX512_VNNI) take half or a quarter of the instructions. A lane of a panel holds a word: two or four numbers of a
+# column, next to each other in depth. `narrow_tile` multiplies rows of such words as `tile` does numbers. What comes of
+# it are `real` sums: everything else of a step is the same.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t
 
