@@ -203,7 +203,7 @@ cdef int find_blas() except -1:
     return 0
 
 
-cdef void multiply_rows(
+cdef void multiply_blocks(
     Py_ssize_t rows, Py_ssize_t width, const real** start, Py_ssize_t start_at,
     real** x, Py_ssize_t x_depth, const real* x_panel, real** h, Py_ssize_t h_depth, const real* h_panel,
     real* out, Py_ssize_t out_stride,
@@ -215,7 +215,7 @@ cdef void multiply_rows(
     cdef Py_ssize_t first, h_first = 0, h_last
     cdef int count
     if x_depth > DEPTH_AT_ONCE or (x_depth and not h_depth):
-        multiply_rows(rows, width, start, start_at, x, 0, NULL, x, x_depth, x_panel, out, out_stride)
+        multiply_blocks(rows, width, start, start_at, x, 0, NULL, x, x_depth, x_panel, out, out_stride)
         if not h_depth:
             return
         x_depth, start = 0, NULL
@@ -232,6 +232,18 @@ cdef void multiply_rows(
             return
         h_panel += (h_last - h_first) * width
         x_depth, h_first, start = 0, h_last, NULL
+
+
+cdef inline void multiply_rows(
+    Py_ssize_t rows, Py_ssize_t width, const real** start, Py_ssize_t start_at,
+    real** x, Py_ssize_t x_depth, const real* x_panel, real** h, Py_ssize_t h_depth, const real* h_panel,
+    real* out, Py_ssize_t out_stride,
+) noexcept nogil:
+    """`multiply_blocks`, or one tile where that is all: a step of a small layer has time for little else."""
+    if rows <= TILE_ROWS and x_depth <= DEPTH_AT_ONCE and h_depth:
+        multiply_tile(<int>rows, width, start, start_at, x, x_depth, x_panel, h, 0, h_depth, h_panel, out, out_stride)
+    else:
+        multiply_blocks(rows, width, start, start_at, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
 
 
 cdef inline void gemm(
