@@ -2,8 +2,8 @@
 
 setup.py builds this one source for each instruction set and number type; `fastrnn._dispatch` imports the one that
 fits. The parts, each of which knows only those above it: activations, panels (products on packed weights), narrow (the
-same on fewer bits), cells, team, indices, recurrence (the loop over time), program (what Python sees), small_steps,
-streams.
+same on fewer bits), columns (the same with rows in lanes), cells, indices, team, recurrence (the loop over time), lanes
+(the same with rows in lanes), program (what Python sees), small_steps, streams.
 """
 from libc.math cimport log
 from libc.string cimport memcpy, memset
@@ -35,6 +35,9 @@ cdef extern from "vector.h" nogil:
     vec at_most(vec a, real b)
     vec power_of_two(vec rounded)
     void keep_in_memory(...)
+    vec lanes_that(const char* chosen)
+    vec choose(vec bits, vec a, vec b)
+    void transpose(vec* rows)
 
 cdef int REAL_TYPE = cnp.NPY_FLOAT64 if REAL_BITS == 64 else cnp.NPY_FLOAT32
 DTYPE = np.dtype(np.float64 if REAL_BITS == 64 else np.float32)
@@ -50,10 +53,12 @@ include "kernels/tuning.pxi"
 include "kernels/activations.pxi"
 include "kernels/panels.pxi"
 include "kernels/narrow.pxi"
+include "kernels/columns.pxi"
 include "kernels/cells.pxi"
 include "kernels/indices.pxi"
 include "kernels/team.pxi"
 include "kernels/recurrence.pxi"
+include "kernels/lanes.pxi"
 include "kernels/program.pxi"
 include "kernels/convlstm.pxi"
 include "kernels/small_steps.pxi"

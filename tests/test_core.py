@@ -209,6 +209,48 @@ def test_recurrent(number, core):
     swept(number).check(core)
 
 
+# So few units that rows of the batch fill the lanes of vectors instead.
+FEW_UNITS = samples(
+    72,
+    seed=3,
+    kind=list(GATES),
+    units=[1, 2, 3, 4, 5, 7, 9, 17, 18],
+    features=[1, 2, 3, 5, 8, 17, 35],
+    batch=[11, 16, 17, 31, 32, 33, 47, 64, 65, 96, 97, 128, 200],
+    steps=[1, 2, 3, 15, 16, 17, 33, 70],
+    mask=[None, "right", "left", "holes", "rows", "steps", None, "none", "all"],
+    activation=["tanh", *CALM],
+    recurrent_activation=["sigmoid", *CALM_GATES],
+    return_sequences=[False, True],
+    go_backwards=[False, True],
+    zero_output_for_mask=[False, True],
+    initial=[False, True],
+    final=[False, True],
+    use_bias=[True, True, False],
+)
+
+
+@functools.cache
+def of_few_units(number):
+    return Case(**FEW_UNITS[number], seed=number)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("number", range(len(FEW_UNITS)))
+def test_recurrent_of_few_units(number, threads, core):
+    core.set_num_threads(threads)
+    of_few_units(number).check(core)
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_rows_beside_each_other_in_a_vector_change_no_bit(kind, core, rng):
+    case = Case(kind, 2, 1, 64, 37, return_sequences=True)
+    program, arrays = case.program(core), case.arrays(core)
+    order = rng.permutation(64)
+    for a, b in zip(program.run(arrays), program.run(tuple(a[order] for a in arrays)), strict=True):
+        np.testing.assert_array_equal(a[order], b)
+
+
 @functools.cache
 def usual(kind, units, batch, features):
     return Case(kind, features, units, batch, 5, return_sequences=True)
@@ -264,16 +306,16 @@ def test_a_mask_may_be_bytes(kind, core):
 
 
 @pytest.mark.parametrize("kind", GATES)
-@pytest.mark.parametrize(("units", "features"), [(5, 3), (33, 20)])
-def test_a_row_of_nan_stays_alone(kind, units, features, core):
-    case = Case(kind, features, units, 11, 8, "holes", return_sequences=True)
+@pytest.mark.parametrize(("units", "features", "batch"), [(5, 3, 11), (33, 20, 11), (2, 3, 40)])
+def test_a_row_of_nan_stays_alone(kind, units, features, batch, core):
+    case = Case(kind, features, units, batch, 8, "holes", return_sequences=True)
     program, arrays = case.program(core), case.arrays(core)
     before = program.run(arrays)
     for special in (np.nan, np.inf):
         spoiled = [array.copy() for array in arrays]
         for array in (spoiled[0], *spoiled[2:]):
             array[4] = special
-        rest = np.arange(11) != 4
+        rest = np.arange(batch) != 4
         for a, b in zip(program.run(tuple(spoiled)), before, strict=True):
             np.testing.assert_array_equal(a[rest], b[rest])
     assert np.isnan(program.run((spoiled[0] * np.nan, *arrays[1:]))[0][case.mask]).all()
@@ -404,6 +446,18 @@ def test_dense(number, core):
         x.astype(np.float64), kernel, bias, activations.get(case["activation"])
     )
     program = core.Program(2, [dense(core, weights, case["activation"])], [0], [1])
+    assert_near(program.run(x.astype(core.DTYPE)), expected, core)
+
+
+@pytest.mark.parametrize("rows", [11, 16, 17, 63, 64, 65, 200])
+@pytest.mark.parametrize("features", [1, 2, 7, 8, 17, 64, 1024, 1025])
+@pytest.mark.parametrize("units", [1, 2, 5])
+def test_dense_of_few_units(units, features, rows, core, rng):
+    weights = dense_weights(features, units, rng)
+    x = rng.normal(size=(rows, features)).astype(np.float32)
+    kernel, bias = (w.astype(np.float64) for w in weights)
+    expected = reference.dense(x.astype(np.float64), kernel, bias, activations.tanh)
+    program = core.Program(2, [dense(core, weights, "tanh")], [0], [1])
     assert_near(program.run(x.astype(core.DTYPE)), expected, core)
 
 
@@ -741,7 +795,9 @@ def test_indices_are_nothing_else(core, rng):
 
 
 @pytest.mark.parametrize("kind", GATES)
-@pytest.mark.parametrize(("units", "batch"), [(1, 1), (5, 3), (33, 1), (40, 200)])
+@pytest.mark.parametrize(
+    ("units", "batch"), [(1, 1), (5, 3), (33, 1), (40, 200), (3, 70), (20, 64)]
+)
 def test_recurrence_over_a_table(kind, units, batch, core, rng):
     weights = weights_of(kind, 6, units, rng)
     table = rng.normal(size=(7, 6)).astype(core.DTYPE)

@@ -20,6 +20,8 @@ cdef struct Phase:
     Weights recurrent
     Narrow narrow_kernel     # instead of the panels of the two, where it is there
     Narrow narrow_recurrent
+    Columns kernel_columns   # beside the panels of the two, where units are few
+    Columns recurrent_columns
     bint apart           # whether x @ kernel and h @ recurrent_kernel are kept apart
     bint of_reset_state  # whether the recurrent product is of r * h instead of h
 
@@ -54,6 +56,9 @@ cdef object prepare_phase(
         prepare_weights(&phase.recurrent, recurrent_kernel if precision == FULL else recurrent_kernel[:0],
                         recurrent_bias, gates, False),
     )
+    if precision == FULL and len(recurrent_kernel) <= UNITS_FOR_LANES and len(kernel) <= DEPTH_AT_ONCE:
+        alive = (*alive, prepare_columns(&phase.kernel_columns, kernel, bias, gates),
+                 prepare_columns(&phase.recurrent_columns, recurrent_kernel, recurrent_bias, gates))
     return (*alive, prepare_narrow(&phase.narrow_kernel, &phase.kernel.cut, kernel, of_kernel, portable),
             prepare_narrow(&phase.narrow_recurrent, &phase.recurrent.cut, recurrent_kernel, precision, portable))
 
@@ -158,7 +163,7 @@ cdef inline void finish_lanes(
             u += LANES
 
 
-cdef void finish_tile(
+cdef inline void finish_tile(
     const Cell* cell, int phase, int rows, const Py_ssize_t* row_numbers, int units, Py_ssize_t first_unit,
     real** zx, real** zh, const State* state,
 ) noexcept nogil:

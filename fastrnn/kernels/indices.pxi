@@ -1,4 +1,4 @@
-# Whole numbers that come from the caller, in whichever type he has them.
+# Whole numbers and masks that come from the caller, in whichever type he has them.
 
 from libc.stdint cimport int32_t, int64_t
 
@@ -12,6 +12,14 @@ cdef inline Py_ssize_t index_at(const char* data, int type, Py_ssize_t place) no
     if type == cnp.NPY_FLOAT32:
         return <Py_ssize_t>(<const float*>data)[place]
     return <Py_ssize_t>(<const double*>data)[place]
+
+
+cdef double share_of_ones(const char* mask, Py_ssize_t count) noexcept nogil:
+    """Which part of the bytes of a mask are not 0."""
+    cdef Py_ssize_t i, ones = 0
+    for i in range(count):
+        ones += mask[i] != 0
+    return ones / <double>max(count, 1)
 
 
 cdef inline bint is_index(double number, Py_ssize_t limit) noexcept nogil:

@@ -110,8 +110,11 @@ cdef bint infer_recurrence(const void* pointer, Shape* shapes) noexcept nogil:
 cdef size_t scratch_of_recurrence(const void* pointer, const Shape* shapes, Py_ssize_t rows) noexcept nogil:
     cdef const Recurrence* layer = <const Recurrence*>pointer
     cdef Bump bump = Bump(NULL, 0)
+    cdef Bump of_group = Bump(NULL, 0)
     lay_out(layer, rows, shapes[layer.x].dims[0], &bump)
-    return bump.used
+    if rows_beat_units(&layer.costs, rows, 1):
+        lay_out_group(layer, rows, &of_group)
+    return max(bump.used, of_group.used)
 
 
 cdef double cost_of_recurrence(const void* pointer, const Shape* shapes) noexcept nogil:
@@ -126,8 +129,13 @@ cdef double cost_of_recurrence(const void* pointer, const Shape* shapes) noexcep
 cdef void run_recurrence_step(
     const void* pointer, const Shape* shapes, char** data, Py_ssize_t rows, char* scratch,
 ) noexcept nogil:
+    cdef const Recurrence* layer = <const Recurrence*>pointer
     cdef Member alone = join_team(NULL, 0)
-    run_recurrence(<const Recurrence*>pointer, shapes, data, rows, scratch, &alone)
+    if rows_beat_units(&layer.costs, rows, 1) and (layer.mask == NONE or rows_beat_units(
+            &layer.costs, rows, share_of_ones(data[layer.mask], rows * shapes[layer.mask].size))):
+        run_in_lanes(layer, shapes, data, rows, scratch)
+    else:
+        run_recurrence(layer, shapes, data, rows, scratch, &alone)
 
 
 cdef int members_of_recurrence(
@@ -198,6 +206,8 @@ cdef class Recurrent(Step):
             projected = project_table(&self.layer.cell, table, kernel, bias)
             self.layer.table = &projected[0]
             self._alive = (*self._alive, projected)
+        if self.layer.cell.phases[0].recurrent_columns.weights != NULL:
+            self.layer.costs = costs_of_recurrence(&self.layer)
         self.layer.return_sequences = return_sequences
         self.layer.go_backwards = go_backwards
         self.layer.zero_output_for_mask = zero_output_for_mask
@@ -219,6 +229,8 @@ cdef class Recurrent(Step):
 
 cdef struct Projection:
     Weights weights
+    Columns columns
+    LaneCosts costs
     Py_ssize_t units
     int activation
     int x
@@ -236,7 +248,8 @@ cdef bint infer_dense(const void* pointer, Shape* shapes) noexcept nogil:
 
 cdef size_t scratch_of_dense(const void* pointer, const Shape* shapes, Py_ssize_t rows) noexcept nogil:
     cdef const Projection* layer = <const Projection*>pointer
-    return ROWS_OF_BLOCK * layer.weights.cut.total * sizeof(real)
+    cdef size_t in_panels = ROWS_OF_BLOCK * layer.weights.cut.total * sizeof(real)
+    return max(in_panels, bytes_to_multiply_in_lanes(&layer.columns) if layer.costs.of_rows > 0 else 0)
 
 
 cdef double cost_of_dense(const void* pointer, const Shape* shapes) noexcept nogil:
@@ -253,6 +266,9 @@ cdef void run_dense(
     cdef real* x = <real*>data[layer.x]
     cdef real* y = <real*>data[layer.y]
     cdef real* block
+    if rows_beat_units(&layer.costs, n, 1):
+        multiply_rows_in_lanes(&layer.columns, layer.activation, n, x, y, <real*>scratch)
+        return
     while first < n:
         count = min(n - first, ROWS_OF_BLOCK)
         block = y + first * units if total == units else <real*>scratch
@@ -270,8 +286,13 @@ cdef class Dense(Step):
     cdef Projection layer
 
     def __init__(self, kernel, bias, activation, *, x, y):
-        self._alive = prepare_weights(&self.layer.weights, kernel, bias, 1, BLAS_PROJECTS)
-        self.layer.units = kernel.shape[1]
+        features, units = kernel.shape
+        self._alive = (prepare_weights(&self.layer.weights, kernel, bias, 1, BLAS_PROJECTS),)
+        if units <= UNITS_FOR_LANES and 0 < features <= DEPTH_IN_LANES:
+            self._alive += (prepare_columns(&self.layer.columns, kernel, bias, 1),)
+            # Of y's few numbers a row there is no whole square to turn, which takes twice as long.
+            self.layer.costs = lane_costs(units, 1, 1, self.layer.weights.cut.total, features, features + 2 * units)
+        self.layer.units = units
         self.layer.activation = ACTIVATIONS[activation]
         self.layer.x, self.layer.y = x, y
         self.sources, self.targets = (x,), (y,)

@@ -5,6 +5,7 @@ cdef struct Recurrence:
     bint return_sequences
     bint go_backwards
     bint zero_output_for_mask
+    LaneCosts costs
     const real* table    # (n, width), x @ kernel + bias of every x there is, or NULL
     # Numbers of buffers, NONE where there is none. Shapes of one row: x (steps, features) or, with a table, (steps,) of
     # its rows' numbers, mask (steps,) of bytes, states (units,), y (steps, units) or (units,).

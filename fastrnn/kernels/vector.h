@@ -103,6 +103,49 @@ FASTRNN_INLINE vec at_most(vec a, real b) {
  * and moves them over at every use, on the ports that multiply. */
 #define keep_in_memory(variable) __asm__("" : "+m"(variable))
 
+/* All bits of a lane where `chosen` is not 0, and none where it is. */
+FASTRNN_INLINE vec lanes_that(const char *chosen) {
+    vec_bits bits;
+    for (int i = 0; i < FASTRNN_LANES; i++) bits[i] = chosen[i];
+    return (vec)(bits != 0);
+}
+
+/* The lanes of a where all bits are set, those of b where none is. */
+FASTRNN_INLINE vec choose(vec bits, vec a, vec b) {
+    return (vec)(((vec_bits)a & (vec_bits)bits) | ((vec_bits)b & ~(vec_bits)bits));
+}
+
+/* The lanes of a and b by turns: of their lower halves, and of their upper halves. */
+#if FASTRNN_LANES == 16
+#define FASTRNN_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define FASTRNN_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif FASTRNN_LANES == 8
+#define FASTRNN_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define FASTRNN_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#elif FASTRNN_LANES == 4
+#define FASTRNN_LOW 0, 4, 1, 5
+#define FASTRNN_HIGH 2, 6, 3, 7
+#else
+#define FASTRNN_LOW 0, 2
+#define FASTRNN_HIGH 1, 3
+#endif
+
+/* A square of numbers with its rows and columns exchanged: after each round of turns one more bit of a number's row has
+ * become one of its lane. */
+FASTRNN_INLINE void transpose(vec *rows) {
+    vec turned[FASTRNN_LANES];
+#pragma GCC unroll 4
+    for (int round = 1; round < FASTRNN_LANES; round *= 2) {
+#pragma GCC unroll 16
+        for (int i = 0; i < FASTRNN_LANES; i++) turned[i] = rows[i];
+#pragma GCC unroll 8
+        for (int i = 0; i < FASTRNN_LANES / 2; i++) {
+            rows[2 * i] = __builtin_shufflevector(turned[i], turned[i + FASTRNN_LANES / 2], FASTRNN_LOW);
+            rows[2 * i + 1] = __builtin_shufflevector(turned[i], turned[i + FASTRNN_LANES / 2], FASTRNN_HIGH);
+        }
+    }
+}
+
 /* Adding 1.5 * 2**MANTISSA_BITS rounds a number to an integer and leaves that integer in the low bits of the sum. */
 #define FASTRNN_ROUNDER ((real)1.5 * (real)((real_bits)1 << FASTRNN_MANTISSA_BITS))
 
