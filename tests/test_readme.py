@@ -20,5 +20,7 @@ def test_examples_run(tmp_path, monkeypatch, capsys):
     assert names["first"].shape == (1, 1)
     assert names["sequence"].shape == (2, 6, 4)
     assert names["h"].shape == names["c"].shape == (2, 4)
+    assert names["y_t"].shape == (1,)
+    assert names["outputs"].shape == (2, 1)
     assert names["both"](np.ones((2, 5, 3))).shape == (2, 2)
     assert "LSTM" in capsys.readouterr().out

@@ -175,6 +175,11 @@ cdef bint steps_beat_tiles(
         cost_of_row * (tile + ROWS_FOR_WEIGHTS))
 
 
+# Seconds that a multiply-add takes at most on one thread of a machine that fastrnn runs on: what is not known to be
+# slow must not be taken for the machine's pace when the first call happens to wait.
+cdef double SLOWEST_UNIT = 2e-9
+
+
 cdef struct Pace:
     # What was seen of threads that share some work. Calls that meet here may lose a measurement, and nothing else.
     double alone         # seconds that its unit takes one thread at most, as far as is known; 0 before any call
@@ -191,7 +196,9 @@ cdef void keep_pace(Pace* pace, double start, double end, double cost, int n_thr
     machine little more. One thread takes no longer than all of them together.
     """
     cdef double seconds = end - start
-    if pace.alone == 0 or n_threads * seconds < pace.alone * cost:
+    if pace.alone == 0:
+        pace.alone = SLOWEST_UNIT
+    if n_threads * seconds < pace.alone * cost:
         pace.alone = n_threads * seconds / cost
     elif seconds > 1.5 * pace.alone * cost:
         pace.rest = min(max(4 * pace.rest, 1.0), <double>LONGEST_REST)
