@@ -33,6 +33,7 @@ bench-all: $(VENV)/bench.stamp
 	$(PYTHON) -m benchmarks.contention --json bench-results/contention.json
 	$(PYTHON) -m benchmarks.bulk --json bench-results/bulk.json
 	$(PYTHON) -m benchmarks.streams --json bench-results/streams.json
+	$(PYTHON) -m benchmarks.precision > bench-results/precision.txt
 	$(PYTHON) -m benchmarks.growth --json bench-results/growth.json --chart bench-results/growth.svg
 	$(PYTHON) -m benchmarks.compare --json bench-results/compare.json
 	$(PYTHON) -m benchmarks.chart bench-results/compare.json bench-results/compare.svg
