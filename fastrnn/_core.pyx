@@ -19,6 +19,7 @@ cdef extern from "vector.h" nogil:
     enum:
         LANES "FASTRNN_LANES"
         TILE_ROWS "FASTRNN_TILE_ROWS"
+        MOST_ROWS "FASTRNN_MOST_ROWS"
         TILE_VECTORS "FASTRNN_TILE_VECTORS"
         REAL_BITS "FASTRNN_REAL_BITS"
     int VECTOR_SIZE "FASTRNN_VECTOR_BYTES"

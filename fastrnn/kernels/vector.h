@@ -58,6 +58,8 @@ static bool cpu_has(const char *level) {
 #define FASTRNN_TILE_ROWS 3
 #endif
 #define FASTRNN_TILE_VECTORS 4
+/* Rows of a tile of fewer vectors. */
+#define FASTRNN_MOST_ROWS (FASTRNN_TILE_ROWS == 6 ? 7 : FASTRNN_TILE_ROWS)
 #define FASTRNN_LANES (FASTRNN_VECTOR_BYTES / (FASTRNN_REAL_BITS / 8))
 
 /* Rows of a NumPy array start anywhere a number may, so the type promises no more alignment than that. */
