@@ -5,6 +5,8 @@
 # milliseconds, and a team that waits for it at every step collapses. Meeting is one number of each thread, written by
 # itself and read by the others.
 
+from openmp cimport omp_get_wtime
+
 cdef extern from "team.h" nogil:
     ctypedef struct signal_t:
         pass
@@ -51,6 +53,8 @@ cdef struct Member:
     int number                   # 0 leads
     int size                     # who share the work now
     long meetings
+    double began                 # when the team began to share, in seconds, and how long its leader has waited since
+    double waited
     bint parting                 # whether the leader goes on alone after the next meeting
 
 
@@ -70,6 +74,7 @@ cdef Member join_team(Team* team, int number) noexcept nogil:
     member.number = number
     member.size = 1
     member.meetings = 0
+    member.began = member.waited = 0
     member.parting = False
     return member
 
@@ -83,6 +88,7 @@ cdef void gather(Member* leader, Py_ssize_t step) noexcept nogil:
         if heard(&leader.team.arrived[number]) == 0:
             return
     leader.size = leader.team.size
+    leader.began = omp_get_wtime()
     tell(&leader.team.start, step + 1)
 
 
@@ -103,7 +109,8 @@ cdef Py_ssize_t await_start(Member* member) noexcept nogil:
 cdef void meet(Member* member) noexcept nogil:
     """Wait until all who share the work are here. Who parted have a size of 1, for the leader, or 0 afterwards."""
     cdef int number
-    cdef long turns, value, longest = 0
+    cdef long turns, value
+    cdef double late = 0
     if member.size <= 1:
         return
     member.meetings += 1
@@ -116,14 +123,16 @@ cdef void meet(Member* member) noexcept nogil:
         while value // 2 < member.meetings:
             wait_a_little(turns)
             turns += 1
+            if turns == TURNS_TO_WAIT and late == 0:
+                late = omp_get_wtime()
             value = heard(&member.team.met[number])
-        longest = max(longest, turns)
         if number == 0 and value == 2 * member.meetings + 1:
             member.parting = True
     if member.parting:
         member.size = 1 if member.number == 0 else 0
-    elif member.number == 0 and longest > TURNS_TO_WAIT:
-        member.parting = True
+    elif late and member.number == 0:
+        member.waited += omp_get_wtime() - late
+        member.parting = member.waited > WAITING_TO_PART * (omp_get_wtime() - member.began)
 
 
 cdef void dismiss(Member* leader) noexcept nogil:

@@ -180,6 +180,11 @@ cdef bint steps_beat_tiles(
 cdef double SLOWEST_UNIT = 2e-9
 
 
+# The part of its time beyond which a leader who waits for threads that lost their cores goes on alone. When it did so
+# after the first such wait, LSTM(512) over 7 sequences of 1000 steps took as long as on one thread.
+cdef double WAITING_TO_PART = 0.25
+
+
 cdef struct Pace:
     # What was seen of threads that share some work. Calls that meet here may lose a measurement, and nothing else.
     double alone         # seconds that its unit takes one thread at most, as far as is known; 0 before any call
