@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastrnn._dispatch import core
-from fastrnn._nested import flatten, map_structure
+from fastrnn._nested import flatten, unflatten
 from fastrnn._types import Nested
 from fastrnn.layers.core import positive_integer
 from fastrnn.snapshots import pack, unpack
@@ -172,11 +172,8 @@ class StreamPool:
             outputs: Any = y
             if y is None:
                 outputs = self._step(places, x, out)
-        structure = self._steps.step.structure
-        if structure is None:
-            return outputs
-        rest = iter(outputs if isinstance(outputs, (list, tuple)) else [outputs])
-        return map_structure(lambda _: next(rest), structure)
+        form = self._steps.step
+        return outputs if form.structure is None else form.in_structure(outputs)
 
     def _step(self, places: np.ndarray, x: Nested, out: np.ndarray | None) -> Any:
         """`step` for what the core does not take as it comes."""
@@ -471,9 +468,7 @@ class Batching:
         seconds = (time.perf_counter() - start) / len(ids)
         self._seconds_of_row = 0.9 * self._seconds_of_row + 0.1 * seconds
         columns = flatten(outputs)
-        results = []
-        for i in range(len(ids)):
-            # A copy: a view would keep the whole batch alive.
-            rest = iter([column[i].copy() for column in columns])
-            results.append(map_structure(lambda _, rest=rest: next(rest), outputs))  # type: ignore[misc]
-        return results
+        # Copies: a view would keep the whole batch alive.
+        return [
+            unflatten(outputs, [column[i].copy() for column in columns]) for i in range(len(ids))
+        ]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastrnn._dispatch import core
-from fastrnn._nested import flatten, map_structure
+from fastrnn._nested import flatten, map_structure, unflatten
 from fastrnn._types import Nested
 from fastrnn.dtypes import HALVES, as_dtype, is_floating, rounded
 from fastrnn.errors import NotStreamableError
@@ -395,6 +395,12 @@ class _Form:
         found = {key[1]: v.buffer for key, v in writer.imported.items() if key[0] == id(builder)}
         return list(found), list(found.values())
 
+    def in_structure(self, outputs: Any) -> Nested:
+        """Return outputs, or the one output, in the structure of the model's."""
+        return unflatten(
+            self.structure, outputs if isinstance(outputs, (tuple, list)) else [outputs]
+        )
+
     def run(
         self,
         x: Sequence[np.ndarray],
@@ -694,12 +700,8 @@ class Stream:
         if self._core is not None:
             y = self._core.step(x, out)
             if y is not None:
-                return y if self._steps.step.structure is None else self._in_structure(y)
+                return y if self._steps.step.structure is None else self._steps.step.in_structure(y)
         return self._step(x, out)
-
-    def _in_structure(self, outputs: Any) -> Nested:
-        rest = iter(outputs if isinstance(outputs, (tuple, list)) else [outputs])
-        return map_structure(lambda _: next(rest), self._steps.step.structure)
 
     def _step(self, x: Nested, out: np.ndarray | None) -> Nested:
         """`step` for what the core does not take as it comes."""
@@ -723,7 +725,9 @@ class Stream:
             made = self._core.step(tuple(arrays))
             if made is not None:
                 outputs = list(made) if isinstance(made, tuple) else [made]
-                return self._in_structure([one[0] for one in outputs] if bare else outputs)
+                return self._steps.step.in_structure(
+                    [one[0] for one in outputs] if bare else outputs
+                )
         with self._alone():
             outputs, states = step_in_numpy(self._steps.step, arrays, self._states, self._begun)
             outputs = [one[0] for one in outputs] if bare else outputs
@@ -731,7 +735,7 @@ class Stream:
                 outputs = [put_into(out, outputs, self._name)]
             for array, new in zip(self._states, states, strict=True):
                 array[...] = new
-        return self._in_structure(outputs)
+        return self._steps.step.in_structure(outputs)
 
     def feed(self, chunk: Nested) -> Nested:
         """Take several timesteps: the same as as many steps.
@@ -770,7 +774,7 @@ class Stream:
                 outputs = [np.stack(each, axis=1) for each in zip(*parts, strict=True)]
             for array, new in zip(self._states, states, strict=True):
                 array[...] = new
-        return self._in_structure(outputs)
+        return self._steps.step.in_structure(outputs)
 
     def reset(self) -> None:
         """Go back to before the first step: to zeros, or to what was given at the start."""

@@ -179,6 +179,16 @@ class Case:
             assert_near(got, expected, core, scale)
 
 
+CALLS = {
+    "activation": ["tanh", *CALM],
+    "recurrent_activation": ["sigmoid", *CALM_GATES],
+    "return_sequences": [False, True],
+    "go_backwards": [False, True],
+    "zero_output_for_mask": [False, True],
+    "initial": [False, True],
+    "final": [False, True],
+    "use_bias": [True, True, False],
+}
 SWEEP = samples(
     140,
     seed=1,
@@ -188,14 +198,7 @@ SWEEP = samples(
     batch=[*range(1, 14), 96, 97, 200],
     steps=range(1, 61),
     mask=[None, "right", "left", None, "holes", "rows", None, "steps", "none", "all"],
-    activation=["tanh", *CALM],
-    recurrent_activation=["sigmoid", *CALM_GATES],
-    return_sequences=[False, True],
-    go_backwards=[False, True],
-    zero_output_for_mask=[False, True],
-    initial=[False, True],
-    final=[False, True],
-    use_bias=[True, True, False],
+    **CALLS,
 )
 
 
@@ -219,14 +222,7 @@ FEW_UNITS = samples(
     batch=[11, 16, 17, 31, 32, 33, 47, 64, 65, 96, 97, 128, 200],
     steps=[1, 2, 3, 15, 16, 17, 33, 70],
     mask=[None, "right", "left", "holes", "rows", "steps", None, "none", "all"],
-    activation=["tanh", *CALM],
-    recurrent_activation=["sigmoid", *CALM_GATES],
-    return_sequences=[False, True],
-    go_backwards=[False, True],
-    zero_output_for_mask=[False, True],
-    initial=[False, True],
-    final=[False, True],
-    use_bias=[True, True, False],
+    **CALLS,
 )
 
 
