@@ -1,12 +1,12 @@
 """The compiled core: arrays in, arrays out, and nothing of Keras but the order of its weights.
 
 setup.py builds this one source for each instruction set and number type; `fastrnn._dispatch` imports the one that
-fits. The parts, each of which knows only those above it: activations, panels (products on packed weights), narrow (the
+fits. The parts, each of which knows only those above it: activations, numbers, panels (products on packed weights), narrow (the
 same on fewer bits), columns (the same with rows in lanes), cells, indices, team, recurrence (the loop over time), lanes
 (the same with rows in lanes), program (what Python sees), small_steps, streams.
 """
 from libc.math cimport log
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 cimport numpy as cnp
 
 import numpy as np
@@ -31,6 +31,7 @@ cdef extern from "vector.h" nogil:
     vec add(vec a, vec b)
     vec divide(vec a, vec b)
     vec reciprocal(vec a)
+    vec multiply(real a, vec b)
     vec multiply_add(real a, vec b, vec c)
     vec at_least(vec a, real b)
     vec at_most(vec a, real b)
@@ -52,6 +53,7 @@ def cpu_has(level):
 
 include "kernels/tuning.pxi"
 include "kernels/activations.pxi"
+include "kernels/numbers.pxi"
 include "kernels/panels.pxi"
 include "kernels/narrow.pxi"
 include "kernels/columns.pxi"

@@ -52,9 +52,9 @@ cdef object prepare_phase(
     phase.apart = apart
     phase.of_reset_state = of_reset_state
     alive = (
-        prepare_weights(&phase.kernel, kernel if of_kernel == FULL else kernel[:0], bias, gates, BLAS_PROJECTS),
+        prepare_weights(&phase.kernel, kernel if of_kernel == FULL else kernel[:0], bias, gates),
         prepare_weights(&phase.recurrent, recurrent_kernel if precision == FULL else recurrent_kernel[:0],
-                        recurrent_bias, gates, False),
+                        recurrent_bias, gates),
     )
     if precision == FULL and len(recurrent_kernel) <= UNITS_FOR_LANES and len(kernel) <= DEPTH_AT_ONCE:
         alive = (*alive, prepare_columns(&phase.kernel_columns, kernel, bias, gates),

@@ -238,7 +238,7 @@ cdef inline void add_segments(
             at[r] = pixels[r] + convolution.segments[segment]
         k = 0
         while k < convolution.length:
-            last = min(convolution.length, k + SUM_DEPTH - depth)
+            last = min(convolution.length, k + CONVOLUTION_SUM - depth)
             depth += last - k
             while k < last:
                 for r in range(TILE_ROWS):
@@ -246,7 +246,7 @@ cdef inline void add_segments(
                         sums[r * vectors + v] = multiply_add(at[r][k], load(panel + v * LANES), sums[r * vectors + v])
                 panel += vectors * LANES
                 k += 1
-            if depth == SUM_DEPTH:
+            if depth == CONVOLUTION_SUM:
                 flush_sums(vectors, sums, out)
                 depth = 0
 
@@ -509,8 +509,8 @@ cdef class ConvRecurrent(Step):
         cell.features, cell.units = channels, columns // 4
         cell.n_phases = 1
         self._alive = (
-            prepare_weights(&cell.phases[0].kernel, kernel.reshape(-1, columns), bias, 4, False),
-            prepare_weights(&cell.phases[0].recurrent, recurrent_kernel.reshape(-1, columns), None, 4, False))
+            prepare_weights(&cell.phases[0].kernel, kernel.reshape(-1, columns), bias, 4),
+            prepare_weights(&cell.phases[0].recurrent, recurrent_kernel.reshape(-1, columns), None, 4))
         self.layer.rank = <int>len(taps)
         for axis in range(SPACE):
             number = axis - SPACE + self.layer.rank

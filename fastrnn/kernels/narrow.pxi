@@ -5,29 +5,6 @@
 # column, next to each other in depth. `narrow_tile` multiplies rows of such words as `tile` does numbers. What comes of
 # it are `real` sums: everything else of a step is the same.
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t
-
-cdef extern from "narrow.h" nogil:
-    enum:
-        DOT_PRODUCTS_COMPILED "FASTRNN_DOT_PRODUCTS"
-    bint cpu_has_bfloat16()
-    bint cpu_has_int8()
-    vec dot_bfloat16(bint native, int32_t a, vec b, vec sum)
-    vec dot_int8(bint native, int32_t a, vec b, vec sum)
-    vec add_whole(vec a, vec b)
-    vec from_whole(vec a)
-    void round_to_bfloat16(const real* x, size_t n, uint16_t* out)
-    real largest_magnitude(const real* x, size_t n)
-    void quantise(const real* x, size_t n, real factor, uint8_t* out)
-
-cdef enum Precision:
-    FULL                 # `real`: no narrow weights
-    BFLOAT16
-    INT8
-
-PRECISIONS = {None: FULL, "bfloat16": BFLOAT16, "int8": INT8}
-DOT_PRODUCTS = (("bfloat16",) if cpu_has_bfloat16() else ()) + (("int8",) if cpu_has_int8() else ())
-
 cdef struct Narrow:
     int precision
     bint native          # whether to use the CPU's dot product
@@ -119,127 +96,11 @@ cdef struct Factor:
     const real* offsets
 
 
-cdef inline vec dot(const int precision, const bint native, int32_t word, const real* weights, vec sum) noexcept nogil:
-    if precision == INT8:
-        return dot_int8(native, word, load(weights), sum)
-    return dot_bfloat16(native, word, load(weights), sum)
-
-
-cdef inline void narrow_tile(
-    const int precision, const bint native, const int rows, const int vectors, const int splits,
-    const real** start, const Factor* factors, int n_factors, real* out, Py_ssize_t out_stride,
-) noexcept nogil:
-    """out[r] = start[r] + the factors' products for `rows` rows and one panel of `vectors` vectors, as in `tile`.
-
-    Several factors share their sums, which those of INT8 cannot: there is one.
-    """
-    cdef vec sums[TILE_ROWS * TILE_VECTORS]
-    cdef const int32_t* x[TILE_ROWS]
-    cdef const real* panel
-    cdef int r, v, s, f
-    cdef Py_ssize_t k, words
-    for r in range(rows):
-        for v in range(vectors):
-            sums[r * vectors + v] = load(
-                factors[0].offsets + v * LANES if precision == INT8 else start[r] + v * LANES)
-    for s in range(rows * vectors, splits * rows * vectors):
-        sums[s] = zero_vector()
-    for f in range(n_factors):
-        for r in range(rows):
-            x[r] = factors[f].rows[r]
-        panel = factors[f].panel
-        words = factors[f].words
-        k = 0
-        while k + splits <= words:
-            for s in range(splits):
-                for v in range(vectors):
-                    for r in range(rows):
-                        sums[(s * rows + r) * vectors + v] = dot(
-                            precision, native, x[r][k + s], panel + (s * vectors + v) * LANES,
-                            sums[(s * rows + r) * vectors + v])
-            panel += splits * vectors * LANES
-            k += splits
-        while splits > 1 and k < words:
-            for v in range(vectors):
-                for r in range(rows):
-                    sums[r * vectors + v] = dot(precision, native, x[r][k], panel + v * LANES, sums[r * vectors + v])
-            panel += vectors * LANES
-            k += 1
-    for s in range(1, splits):
-        for r in range(rows * vectors):
-            if precision == INT8:
-                sums[r] = add_whole(sums[r], sums[s * rows * vectors + r])
-            else:
-                sums[r] = add(sums[r], sums[s * rows * vectors + r])
-    for r in range(rows):
-        for v in range(vectors):
-            if precision == INT8:
-                sums[r * vectors + v] = from_whole(sums[r * vectors + v]) * (
-                    factors[0].row_scales[r] * load(factors[0].scales + v * LANES)) + load(start[r] + v * LANES)
-            store(out + r * out_stride + v * LANES, sums[r * vectors + v])
-
-
-cdef inline void narrow_tile_of_width(
-    const int precision, const bint native, int rows, const int vectors,
-    const real** start, const Factor* factors, int n_factors, real* out, Py_ssize_t out_stride,
-) noexcept nogil:
-    """`narrow_tile` for any number of rows up to TILE_ROWS, with separate sums as in `tile_of_width`.
-
-    Without the CPU's dot products a tile has two rows at most: unpacked numbers need the other registers, and more
-    tiles would cost seconds of compilation.
-    """
-    if rows == 1:
-        narrow_tile(precision, native, 1, vectors, (SUMS_IN_FLIGHT + vectors - 1) // vectors,
-                    start, factors, n_factors, out, out_stride)
-    elif rows == 2:
-        narrow_tile(precision, native, 2, vectors, (SUMS_IN_FLIGHT // 2 + vectors - 1) // vectors,
-                    start, factors, n_factors, out, out_stride)
-    elif TILE_ROWS > 3 and native and rows == 3:
-        narrow_tile(precision, native, 3, vectors, (SUMS_IN_FLIGHT // 4 + vectors - 1) // vectors,
-                    start, factors, n_factors, out, out_stride)
-    elif TILE_ROWS > 3 and native and rows == 4:
-        narrow_tile(precision, native, 4, vectors, (SUMS_IN_FLIGHT // 4 + vectors - 1) // vectors,
-                    start, factors, n_factors, out, out_stride)
-    elif TILE_ROWS > 3 and native and rows == 5:
-        narrow_tile(precision, native, 5, vectors, 1, start, factors, n_factors, out, out_stride)
-    elif TILE_ROWS > 3 and native:
-        narrow_tile(precision, native, 6, vectors, 1, start, factors, n_factors, out, out_stride)
-
-
-cdef inline void narrow_tile_of_any_width(
-    const int precision, const bint native, int rows, Py_ssize_t vectors,
-    const real** start, const Factor* factors, int n_factors, real* out, Py_ssize_t out_stride,
-) noexcept nogil:
-    """`narrow_tile_of_width` for any panel width up to TILE_VECTORS vectors."""
-    if vectors == 4:
-        narrow_tile_of_width(precision, native, rows, 4, start, factors, n_factors, out, out_stride)
-    elif vectors == 3:
-        narrow_tile_of_width(precision, native, rows, 3, start, factors, n_factors, out, out_stride)
-    elif vectors == 2:
-        narrow_tile_of_width(precision, native, rows, 2, start, factors, n_factors, out, out_stride)
-    else:
-        narrow_tile_of_width(precision, native, rows, 1, start, factors, n_factors, out, out_stride)
-
-
-cdef void multiply_unpacked(
-    int precision, int rows, Py_ssize_t vectors,
-    const real** start, Factor* factors, int n_factors, real* out, Py_ssize_t out_stride,
-) noexcept nogil:
-    """`multiply_narrow` without the CPU's dot products. Changes the factors."""
-    cdef int first = 0, count, f, r
-    while first < rows:
-        count = min(rows - first, 2)
-        if precision == INT8:
-            narrow_tile_of_any_width(INT8, False, count, vectors, start + first, factors, n_factors,
-                                     out + first * out_stride, out_stride)
-        else:
-            narrow_tile_of_any_width(BFLOAT16, False, count, vectors, start + first, factors, n_factors,
-                                     out + first * out_stride, out_stride)
-        first += count
-        for f in range(n_factors):
-            for r in range(first, min(first + 2, rows)):
-                factors[f].rows[r - first] = factors[f].rows[r]
-                factors[f].row_scales[r - first] = factors[f].row_scales[r]
+cdef inline Factor no_factor() noexcept nogil:
+    """A product that adds nothing."""
+    cdef Factor factor
+    memset(&factor, 0, sizeof(factor))
+    return factor
 
 
 cdef inline Factor factor_of(
@@ -261,14 +122,53 @@ cdef inline Factor factor_of(
     return factor
 
 
+cdef inline void narrow_tile(
+    const int precision, const bint native, int rows, Py_ssize_t width,
+    const real** start, const Factor* x, const Factor* h, real* out, Py_ssize_t out_stride,
+) noexcept nogil:
+    """`tile` of narrow numbers for up to TILE_ROWS rows: out[r] = start[r] + both products. INT8 has no x.
+
+    Sums of INT8 are whole numbers until they are all there.
+    """
+    cdef vec whole[TILE_ROWS * TILE_VECTORS]
+    cdef const real* offsets[TILE_ROWS]
+    cdef int r
+    cdef Py_ssize_t i
+    if precision == BFLOAT16:
+        tile_of_any_width(precision, native, rows, width, start, 0, <real**>x.rows, x.words, x.panel,
+                          <real**>h.rows, 0, h.words, h.panel, out, out_stride)
+        return
+    for r in range(rows):
+        offsets[r] = h.offsets
+    tile_of_any_width(precision, native, rows, width, offsets, 0, NULL, 0, NULL,
+                      <real**>h.rows, 0, h.words, h.panel, <real*>whole, width)
+    for r in range(rows):
+        i = 0
+        while i < width:
+            store(out + r * out_stride + i, load(start[r] + i) + from_whole(load(<real*>whole + r * width + i)) * (
+                h.row_scales[r] * load(h.scales + i)))
+            i += LANES
+
+
 cdef void multiply_narrow(
     const Narrow* narrow, int rows, Py_ssize_t width,
-    const real** start, Factor* factors, int n_factors, real* out, Py_ssize_t out_stride,
+    const real** start, Factor* x, Factor* h, real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
-    """`narrow_tile` for any number of rows up to TILE_ROWS and any width; all factors are as `narrow` says."""
-    if not DOT_PRODUCTS_COMPILED or not narrow.native:
-        multiply_unpacked(narrow.precision, rows, width // LANES, start, factors, n_factors, out, out_stride)
-    elif narrow.precision == INT8:
-        narrow_tile_of_any_width(INT8, True, rows, width // LANES, start, factors, n_factors, out, out_stride)
-    else:
-        narrow_tile_of_any_width(BFLOAT16, True, rows, width // LANES, start, factors, n_factors, out, out_stride)
+    """`narrow_tile` as `narrow` says. Changes the factors."""
+    cdef int first = 0, count, r
+    if DOT_PRODUCTS_COMPILED and narrow.native:
+        if narrow.precision == INT8:
+            narrow_tile(INT8, True, rows, width, start, x, h, out, out_stride)
+        else:
+            narrow_tile(BFLOAT16, True, rows, width, start, x, h, out, out_stride)
+        return
+    while first < rows:
+        count = min(rows - first, 2)
+        if narrow.precision == INT8:
+            narrow_tile(INT8, False, count, width, start + first, x, h, out + first * out_stride, out_stride)
+        else:
+            narrow_tile(BFLOAT16, False, count, width, start + first, x, h, out + first * out_stride, out_stride)
+        first += count
+        for r in range(first, min(first + 2, rows)):
+            x.rows[r - first], h.rows[r - first] = x.rows[r], h.rows[r]
+            h.row_scales[r - first] = h.row_scales[r]

@@ -4,14 +4,6 @@
 # side, stored depth-major, so that one pass over the depth reads one contiguous stream and ends with everything that
 # those units need. `tile` multiplies up to TILE_ROWS rows by one panel with all sums held in registers.
 
-from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
-
-ctypedef void (*dgemm_t)(
-    char* transposes_a, char* transposes_b, int* m, int* n, int* k, double* alpha, double* a, int* lda,
-    double* b, int* ldb, double* beta, double* c, int* ldc) noexcept nogil
-
-cdef dgemm_t dgemm = NULL
-
 cdef struct Panels:
     int gates            # columns a unit has
     int units            # units of a full panel; the last one may have fewer
@@ -72,66 +64,172 @@ cdef object pack(const Panels* cut, object matrix):
     return packed
 
 
+# The one order of sums
+# ---------------------
+# The product of a row and a column is cut into blocks of SUM_BLOCK numbers or words. Of a block the products with even
+# and those with odd places are summed apart, and these sums added, one after the other, to what the result starts from.
+# Every way of multiplying keeps to this, so that the bits of a result do not depend on which of them was taken. Short
+# sums err little, and the two advance together where that hides the latency of a multiply-add.
+
+cdef inline void add_in_registers(
+    const int precision, const bint native, const int rows, const int vectors, const int stride,
+    real** x, Py_ssize_t k, Py_ssize_t last, const real* panel, vec* totals,
+) noexcept nogil:
+    """totals += x[r][k:last] @ panel in the one order of sums, where all of them have registers.
+
+    The two sums of a block, and of as many whole blocks as SUMS_IN_FLIGHT allows, advance together.
+    """
+    cdef vec sums[SUMS_IN_FLIGHT]
+    cdef int together = SUMS_IN_FLIGHT // (2 * rows * vectors)
+    cdef int r, v, s
+    cdef Py_ssize_t end
+    while together > 1 and k + together * SUM_BLOCK <= last:
+        end = k + SUM_BLOCK
+        for s in range(2 * together):
+            for r in range(rows):
+                for v in range(vectors):
+                    sums[(s * rows + r) * vectors + v] = first_product(
+                        precision, native, x[r], k + s // 2 * SUM_BLOCK + s % 2,
+                        panel + ((s // 2 * SUM_BLOCK + s % 2) * stride + v) * LANES)
+        panel += 2 * stride * LANES
+        k += 2
+        while k < end:
+            for s in range(2 * together):
+                for r in range(rows):
+                    for v in range(vectors):
+                        sums[(s * rows + r) * vectors + v] = add_product(
+                            precision, native, x[r], k + s // 2 * SUM_BLOCK + s % 2,
+                            panel + ((s // 2 * SUM_BLOCK + s % 2) * stride + v) * LANES,
+                            sums[(s * rows + r) * vectors + v])
+            panel += 2 * stride * LANES
+            k += 2
+        for s in range(2 * together):
+            for r in range(rows):
+                for v in range(vectors):
+                    totals[r * vectors + v] = add_sums(
+                        precision, totals[r * vectors + v], sums[(s * rows + r) * vectors + v])
+        panel += (together - 1) * SUM_BLOCK * stride * LANES
+        k += (together - 1) * SUM_BLOCK
+    while k + 2 <= last:
+        end = min(last, k + SUM_BLOCK)
+        for s in range(2):
+            for r in range(rows):
+                for v in range(vectors):
+                    sums[(s * rows + r) * vectors + v] = first_product(
+                        precision, native, x[r], k + s, panel + (s * stride + v) * LANES)
+        panel += 2 * stride * LANES
+        k += 2
+        while k + 2 <= end:
+            for s in range(2):
+                for r in range(rows):
+                    for v in range(vectors):
+                        sums[(s * rows + r) * vectors + v] = add_product(
+                            precision, native, x[r], k + s, panel + (s * stride + v) * LANES,
+                            sums[(s * rows + r) * vectors + v])
+            panel += 2 * stride * LANES
+            k += 2
+        if k < end:
+            for r in range(rows):
+                for v in range(vectors):
+                    sums[r * vectors + v] = add_product(
+                        precision, native, x[r], k, panel + v * LANES, sums[r * vectors + v])
+            panel += stride * LANES
+            k += 1
+        for s in range(2):
+            for r in range(rows):
+                for v in range(vectors):
+                    totals[r * vectors + v] = add_sums(
+                        precision, totals[r * vectors + v], sums[(s * rows + r) * vectors + v])
+    if k < last:
+        for r in range(rows):
+            for v in range(vectors):
+                totals[r * vectors + v] = add_sums(
+                    precision, totals[r * vectors + v],
+                    first_product(precision, native, x[r], k, panel + v * LANES))
+
+
+cdef inline void add_through_memory(
+    const int precision, const bint native, const int rows, const int vectors, const int stride,
+    const real** start, Py_ssize_t start_at, real** x, Py_ssize_t k, Py_ssize_t last, const real* panel,
+    real* out, Py_ssize_t out_stride,
+) noexcept nogil:
+    """out[r] = start[r] + x[r][k:last] @ panel in the one order of sums, where registers hold one sum a number of `out`.
+
+    A start of NULL is what `out` holds.
+    """
+    cdef vec sums[MOST_SUMS]
+    cdef const real* begin
+    cdef const real* weights
+    cdef Py_ssize_t i, end
+    cdef int r, v, s
+    while k < last:
+        end = min(last, k + SUM_BLOCK)
+        s = 0
+        while s < 2 and k + s < end:
+            if rows > 2:
+                # So that the rows' pointers have registers: GRU(128) takes 17 % less time for 5 rows, LSTM(128) 10 %
+                # for 4.
+                keep_in_memory(start)
+                keep_in_memory(start_at)
+                keep_in_memory(out)
+                keep_in_memory(out_stride)
+                keep_in_memory(last)
+                keep_in_memory(panel)
+            weights = panel + s * stride * LANES
+            # Nested loops: one over all sums is not unrolled, and they then live in memory.
+            for r in range(rows):
+                for v in range(vectors):
+                    sums[r * vectors + v] = first_product(precision, native, x[r], k + s, weights + v * LANES)
+            i = k + s + 2
+            while i < end:
+                weights += 2 * stride * LANES
+                for r in range(rows):
+                    for v in range(vectors):
+                        sums[r * vectors + v] = add_product(
+                            precision, native, x[r], i, weights + v * LANES, sums[r * vectors + v])
+                i += 2
+            for r in range(rows):
+                begin = <const real*>out + r * out_stride if start == NULL else start[r] + start_at
+                for v in range(vectors):
+                    store(out + r * out_stride + v * LANES,
+                          add_sums(precision, load(begin + v * LANES), sums[r * vectors + v]))
+            start = NULL
+            s += 1
+        panel += SUM_BLOCK * stride * LANES
+        k = end
+
+
 cdef inline void tile(
-    const int rows, const int vectors, const int stride, const int splits, const real** start, Py_ssize_t start_at,
-    real** x, Py_ssize_t x_depth, const real* x_panel,
+    const int precision, const bint native, const int rows, const int vectors, const int stride,
+    const real** start, Py_ssize_t start_at, real** x, Py_ssize_t x_depth, const real* x_panel,
     real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
     """out[r] = start[r] + x[r] @ x_panel + h[r] @ h_panel for `rows` rows and `vectors` vectors of a panel of `stride`.
 
-    Of h the numbers from `h_first` to `h_last` - 1 are taken; a start of NULL is what `out` holds. The four constants
-    are known where this is inlined, so the loops over them vanish and `sums` is registers only. `splits` separate sums
-    over the depth of h hide the latency of the multiply-adds where a tile has few of them.
+    Of h the numbers from `h_first`, where a block starts, to `h_last` - 1 are taken, and one of the products takes some;
+    a start of NULL is what `out` holds. The constants are known where this is inlined, so the loops over them vanish and
+    sums are registers only.
     """
-    cdef vec sums[TILE_ROWS * TILE_VECTORS]
+    cdef vec totals[MOST_SUMS]
     cdef const real* begin
-    cdef int r, v, s
-    cdef Py_ssize_t k = h_first, i, last
-    while True:
-        # Three nested loops: one over all sums is not unrolled, and they then live in memory.
-        for s in range(splits):
-            for r in range(rows):
-                for v in range(vectors):
-                    sums[(s * rows + r) * vectors + v] = zero_vector()
-        for i in range(x_depth):
-            for r in range(rows):
-                for v in range(vectors):
-                    sums[r * vectors + v] = multiply_add(x[r][i], load(x_panel + v * LANES), sums[r * vectors + v])
-            x_panel += stride * LANES
-        last = min(h_last, k + max(splits * SUM_DEPTH - x_depth, 0))
-        x_depth = 0
-        if rows > 2:
-            # So that the rows' pointers have registers: GRU(128) takes 17 % less time for 5 rows, LSTM(128) 10 % for 4.
-            keep_in_memory(start)
-            keep_in_memory(start_at)
-            keep_in_memory(out)
-            keep_in_memory(out_stride)
-            keep_in_memory(h_last)
-            keep_in_memory(h_panel)
-        while k + splits <= last:
-            for s in range(splits):
-                for r in range(rows):
-                    for v in range(vectors):
-                        sums[(s * rows + r) * vectors + v] = multiply_add(
-                            h[r][k + s], load(h_panel + (s * stride + v) * LANES), sums[(s * rows + r) * vectors + v])
-            h_panel += splits * stride * LANES
-            k += splits
-        while k < last:
-            for r in range(rows):
-                for v in range(vectors):
-                    sums[r * vectors + v] = multiply_add(h[r][k], load(h_panel + v * LANES), sums[r * vectors + v])
-            h_panel += stride * LANES
-            k += 1
-        for s in range(1, splits):
-            for r in range(rows * vectors):
-                sums[r] = add(sums[r], sums[s * rows * vectors + r])
+    cdef int r, v
+    if 2 * rows * vectors <= SUMS_IN_FLIGHT:
         for r in range(rows):
             begin = <const real*>out + r * out_stride if start == NULL else start[r] + start_at
             for v in range(vectors):
-                store(out + r * out_stride + v * LANES, add(sums[r * vectors + v], load(begin + v * LANES)))
-        if k == h_last:
-            return
+                totals[r * vectors + v] = load(begin + v * LANES)
+        add_in_registers(precision, native, rows, vectors, stride, x, 0, x_depth, x_panel, totals)
+        add_in_registers(precision, native, rows, vectors, stride, h, h_first, h_last, h_panel, totals)
+        for r in range(rows):
+            for v in range(vectors):
+                store(out + r * out_stride + v * LANES, totals[r * vectors + v])
+        return
+    if x_depth:
+        add_through_memory(
+            precision, native, rows, vectors, stride, start, start_at, x, 0, x_depth, x_panel, out, out_stride)
         start = NULL
+    add_through_memory(
+        precision, native, rows, vectors, stride, start, start_at, h, h_first, h_last, h_panel, out, out_stride)
 
 
 cdef inline void high_tile(
@@ -144,37 +242,70 @@ cdef inline void high_tile(
     As tiles of 4 and 3 rows, LSTM(512) took 9 % longer and GRU(1024) 20 %; 8 rows are as well off in two tiles of 4.
     """
     if vectors < 4:
-        tile(7, vectors, vectors, 1, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
+        tile(FULL, False, 7, vectors, vectors, start, start_at, x, x_depth, x_panel,
+             h, h_first, h_last, h_panel, out, out_stride)
         return
-    tile(7, 2, 4, 1, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
-    tile(7, 2, 4, 1, start, start_at + 2 * LANES, x, x_depth, x_panel + 2 * LANES,
+    tile(FULL, False, 7, 2, 4, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
+    tile(FULL, False, 7, 2, 4, start, start_at + 2 * LANES, x, x_depth, x_panel + 2 * LANES,
          h, h_first, h_last, h_panel + 2 * LANES, out + 2 * LANES, out_stride)
 
 
 cdef inline void tile_of_width(
-    int rows, const int vectors, const real** start, Py_ssize_t start_at,
+    const int precision, const bint native, int rows, const int vectors, const real** start, Py_ssize_t start_at,
     real** x, Py_ssize_t x_depth, const real* x_panel,
     real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
-    """`tile` for any number of rows up to MOST_ROWS, with SUMS_IN_FLIGHT separate sums or more where they fit."""
+    """`tile` for any number of rows: up to MOST_ROWS, or TILE_ROWS of narrow numbers.
+
+    Without the CPU's dot products narrow numbers have two rows at most: unpacking takes the other registers, and more
+    tiles would cost seconds of compilation.
+    """
+    cdef bint high = precision == FULL or native
     if rows == 1:
-        tile(1, vectors, vectors, (SUMS_IN_FLIGHT + vectors - 1) // vectors,
-             start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
+        tile(precision, native, 1, vectors, vectors, start, start_at, x, x_depth, x_panel,
+             h, h_first, h_last, h_panel, out, out_stride)
     elif rows == 2:
-        tile(2, vectors, vectors, (SUMS_IN_FLIGHT // 2 + vectors - 1) // vectors,
-             start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
-    elif rows == 3:
-        tile(3, vectors, vectors, (SUMS_IN_FLIGHT // 4 + vectors - 1) // vectors,
-             start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
-    elif TILE_ROWS > 3 and rows == 4:
-        tile(4, vectors, vectors, (SUMS_IN_FLIGHT // 4 + vectors - 1) // vectors,
-             start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
-    elif TILE_ROWS > 3 and rows == 5:
-        tile(5, vectors, vectors, 1, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
-    elif TILE_ROWS > 3 and rows == 6:
-        tile(6, vectors, vectors, 1, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
-    elif MOST_ROWS > 6:
+        tile(precision, native, 2, vectors, vectors, start, start_at, x, x_depth, x_panel,
+             h, h_first, h_last, h_panel, out, out_stride)
+    elif high and rows == 3:
+        tile(precision, native, 3, vectors, vectors, start, start_at, x, x_depth, x_panel,
+             h, h_first, h_last, h_panel, out, out_stride)
+    elif high and TILE_ROWS > 3 and rows == 4:
+        tile(precision, native, 4, vectors, vectors, start, start_at, x, x_depth, x_panel,
+             h, h_first, h_last, h_panel, out, out_stride)
+    elif high and TILE_ROWS > 3 and rows == 5:
+        tile(precision, native, 5, vectors, vectors, start, start_at, x, x_depth, x_panel,
+             h, h_first, h_last, h_panel, out, out_stride)
+    elif high and TILE_ROWS > 3 and rows == 6:
+        tile(precision, native, 6, vectors, vectors, start, start_at, x, x_depth, x_panel,
+             h, h_first, h_last, h_panel, out, out_stride)
+    elif MOST_ROWS > 6 and precision == FULL:
         high_tile(vectors, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
+
+
+cdef inline void tile_of_any_width(
+    const int precision, const bint native, int rows, Py_ssize_t width, const real** start, Py_ssize_t start_at,
+    real** x, Py_ssize_t x_depth, const real* x_panel,
+    real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
+) noexcept nogil:
+    """`tile_of_width` for any panel width up to TILE_VECTORS vectors, and for products that take nothing."""
+    cdef Py_ssize_t vectors = width // LANES
+    cdef int r
+    if x_depth == 0 and h_first == h_last:
+        for r in range(rows if start != NULL else 0):
+            memmove(out + r * out_stride, start[r] + start_at, width * sizeof(real))
+    elif vectors == 4:
+        tile_of_width(precision, native, rows, 4, start, start_at, x, x_depth, x_panel,
+                      h, h_first, h_last, h_panel, out, out_stride)
+    elif vectors == 3:
+        tile_of_width(precision, native, rows, 3, start, start_at, x, x_depth, x_panel,
+                      h, h_first, h_last, h_panel, out, out_stride)
+    elif vectors == 2:
+        tile_of_width(precision, native, rows, 2, start, start_at, x, x_depth, x_panel,
+                      h, h_first, h_last, h_panel, out, out_stride)
+    else:
+        tile_of_width(precision, native, rows, 1, start, start_at, x, x_depth, x_panel,
+                      h, h_first, h_last, h_panel, out, out_stride)
 
 
 cdef void multiply_tile(
@@ -182,16 +313,9 @@ cdef void multiply_tile(
     real** x, Py_ssize_t x_depth, const real* x_panel,
     real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
-    """`tile` for any number of rows up to MOST_ROWS and any panel width up to TILE_VECTORS vectors."""
-    cdef Py_ssize_t vectors = width // LANES
-    if vectors == 4:
-        tile_of_width(rows, 4, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
-    elif vectors == 3:
-        tile_of_width(rows, 3, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
-    elif vectors == 2:
-        tile_of_width(rows, 2, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
-    else:
-        tile_of_width(rows, 1, start, start_at, x, x_depth, x_panel, h, h_first, h_last, h_panel, out, out_stride)
+    """`tile` of `real` for any number of rows up to MOST_ROWS and any panel width."""
+    tile_of_any_width(FULL, False, rows, width, start, start_at, x, x_depth, x_panel,
+                      h, h_first, h_last, h_panel, out, out_stride)
 
 
 cdef inline int rows_of_tile(Py_ssize_t rows, Py_ssize_t first) noexcept nogil:
@@ -204,19 +328,6 @@ cdef inline int rows_of_tile(Py_ssize_t rows, Py_ssize_t first) noexcept nogil:
     return <int>(small + 1 if first < rows % tiles * (small + 1) else small)
 
 
-cdef int find_blas() except -1:
-    """Take dgemm from SciPy, when weights first need it: importing scipy.linalg takes longer than all of fastrnn."""
-    global dgemm
-    from scipy.linalg import cython_blas
-
-    capsule = cython_blas.__pyx_capi__["dgemm"]
-    signature = PyCapsule_GetName(capsule)
-    if not signature.startswith(b"void (char *, char *, int *, int *, int *, "):
-        raise ImportError(f"expected a dgemm of C integers in scipy.linalg.cython_blas; got {signature.decode()}")
-    dgemm = <dgemm_t>PyCapsule_GetPointer(capsule, signature)
-    return 0
-
-
 cdef void multiply_blocks(
     Py_ssize_t rows, Py_ssize_t width, const real** start, Py_ssize_t start_at,
     real** x, Py_ssize_t x_depth, const real* x_panel, real** h, Py_ssize_t h_depth, const real* h_panel,
@@ -224,7 +335,7 @@ cdef void multiply_blocks(
 ) noexcept nogil:
     """`tile` for any number of rows and any depth: several tiles take one block of the weights before the next.
 
-    Where x is deep, or alone, its product is a pass of its own, in which `tile` has separate sums.
+    Where x is deep, or alone, its product is a pass of its own.
     """
     cdef Py_ssize_t first, h_first = 0, h_last
     cdef int count
@@ -234,7 +345,9 @@ cdef void multiply_blocks(
             return
         x_depth, start = 0, NULL
     while True:
-        h_last = h_depth if rows <= MOST_ROWS else min(h_depth, h_first + DEPTH_AT_ONCE - x_depth)
+        h_last = h_depth
+        if rows > MOST_ROWS:
+            h_last = min(h_depth, h_first + (DEPTH_AT_ONCE - x_depth) // SUM_BLOCK * SUM_BLOCK)
         first = 0
         while first < rows:
             count = <int>rows if rows <= MOST_ROWS else rows_of_tile(rows, first)
@@ -260,55 +373,19 @@ cdef inline void multiply_rows(
         multiply_blocks(rows, width, start, start_at, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
 
 
-cdef inline void gemm(
-    int rows, int columns, int depth, real* a, int a_stride, real* b, int b_stride, real* out, int out_stride,
-) noexcept nogil:
-    """out += a @ b in float64, row-major: to BLAS, which is column-major, the same bytes are the transposes."""
-    cdef double one = 1
-    dgemm(b"N", b"N", &columns, &rows, &depth, &one, <double*>b, &b_stride, <double*>a, &a_stride,
-          &one, <double*>out, &out_stride)
-
-
-cdef void blas_multiply(
-    Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t depth,
-    real* a, Py_ssize_t a_stride, real* b, Py_ssize_t b_stride, real* out, Py_ssize_t out_stride,
-) noexcept nogil:
-    """out += a @ b, all row-major, by BLAS in blocks below the size at which OpenBLAS starts threads of its own.
-
-    OpenBLAS runs in the calling thread up to rows * columns * depth = 4 * 65536 (its interface/gemm.c).
-    """
-    cdef Py_ssize_t row = 0, column, k
-    cdef int m, n, depth_of_block, lda = <int>a_stride, ldb = <int>b_stride, ldc = <int>out_stride
-    while row < rows:
-        m = <int>min(rows - row, BLAS_ROWS)
-        k = 0
-        while k < depth:
-            depth_of_block = <int>min(depth - k, BLAS_DEPTH)
-            column = 0
-            while column < columns:
-                n = <int>min(columns - column, BLAS_COLUMNS)
-                gemm(m, n, depth_of_block, a + row * a_stride + k, lda, b + k * b_stride + column, ldb,
-                     out + row * out_stride + column, ldc)
-                column += n
-            k += depth_of_block
-        row += m
-
-
 cdef struct Weights:
     Panels cut
     Py_ssize_t depth
-    real* panels         # packed, or (depth, total) in panel order where BLAS multiplies
+    real* panels         # packed
     real* bias           # (total,) in panel order
 
 
-cdef object prepare_weights(Weights* weights, object matrix, object bias, int gates, bint blas):
+cdef object prepare_weights(Weights* weights, object matrix, object bias, int gates):
     """Fill `weights` from (depth, gates * units) and (gates * units,) or None; returns the arrays to keep alive."""
     cdef real[::1] panels, start
-    if blas:
-        find_blas()
     weights.depth = matrix.shape[0]
     weights.cut = cut_panels(gates, matrix.shape[1] // gates)
-    panels = to_panel_columns(&weights.cut, matrix).ravel() if blas else pack(&weights.cut, matrix)
+    panels = pack(&weights.cut, matrix)
     start = aligned_zeros(weights.cut.total)
     if bias is not None:
         np.asarray(start)[:] = to_panel_columns(&weights.cut, np.reshape(bias, (1, -1)))[0]
@@ -321,22 +398,12 @@ cdef void project(
     const Weights* weights, int first_panel, int last_panel, Py_ssize_t rows, real* x, Py_ssize_t x_stride,
     real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
-    """out[r] = bias + x[r] @ weights in panel order, for the panels first_panel, ..., last_panel - 1.
-
-    The weights were prepared with blas=BLAS_PROJECTS.
-    """
+    """out[r] = bias + x[r] @ weights in panel order, for the panels first_panel, ..., last_panel - 1."""
     cdef const Panels* cut = &weights.cut
     cdef const real* start[ROWS_OF_BLOCK]
     cdef real* x_rows[ROWS_OF_BLOCK]
-    cdef Py_ssize_t row, first = 0, count, offset = first_panel * cut.width, width
+    cdef Py_ssize_t row, first = 0, count, offset
     cdef int panel
-    if BLAS_PROJECTS:
-        width = (cut.total if last_panel == cut.n_panels else last_panel * cut.width) - offset
-        for row in range(rows):
-            memcpy(out + row * out_stride + offset, weights.bias + offset, width * sizeof(real))
-        blas_multiply(rows, width, weights.depth, x, x_stride, weights.panels + offset, cut.total,
-                      out + offset, out_stride)
-        return
     while first < rows:
         count = min(rows - first, ROWS_OF_BLOCK)
         for row in range(count):

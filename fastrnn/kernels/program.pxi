@@ -287,7 +287,7 @@ cdef class Dense(Step):
 
     def __init__(self, kernel, bias, activation, *, x, y):
         features, units = kernel.shape
-        self._alive = (prepare_weights(&self.layer.weights, kernel, bias, 1, BLAS_PROJECTS),)
+        self._alive = (prepare_weights(&self.layer.weights, kernel, bias, 1),)
         if units <= UNITS_FOR_LANES and 0 < features <= DEPTH_IN_LANES:
             self._alive += (prepare_columns(&self.layer.columns, kernel, bias, 1),)
             # Of y's few numbers a row there is no whole square to turn, which takes twice as long.

@@ -85,7 +85,7 @@ cdef Py_ssize_t steps_to_hoist(const Cell* cell, Py_ssize_t rows, Py_ssize_t ste
     of the batch, and the product passes through no memory: better as soon as the batch fills a tile, or when there
     are so few features that the kernel is a few rows on top of the recurrent one.
     """
-    if not BLAS_PROJECTS and (rows >= TILE_ROWS or cell.features <= FEATURES_TO_FUSE or steps == 1):
+    if rows >= TILE_ROWS or cell.features <= FEATURES_TO_FUSE or steps == 1:
         return 0
     cdef Py_ssize_t affordable = PROJECTED_BYTES // (
         rows * (width * <Py_ssize_t>sizeof(real) + cell.phases[0].narrow_kernel.words * 4))
@@ -157,7 +157,7 @@ cdef void project_narrow_ahead(
     cdef Py_ssize_t row, i, offset = 0, width = work.projected_width
     cdef int p, panel, n, r
     cdef Share share
-    cdef Factor factor
+    cdef Factor factor, none = no_factor()
     for row in range(rows):
         i = member.number
         while i < count:
@@ -179,7 +179,7 @@ cdef void project_narrow_ahead(
                     for r in range(n):
                         row_numbers[r] = row * work.hoisted_steps + i + r
                     factor = factor_of(&phase.narrow_kernel, cut, panel, &work.x, n, row_numbers)
-                    multiply_narrow(&phase.narrow_kernel, n, panel_width(cut, panel), start, &factor, 1,
+                    multiply_narrow(&phase.narrow_kernel, n, panel_width(cut, panel), start, &none, &factor,
                                     work.projected + row_numbers[0] * width + offset + panel * cut.width, width)
                     i += n
         offset += cut.total
@@ -217,21 +217,21 @@ cdef void multiply_narrow_rows(
     cdef bint together = x_is_narrow and phase.narrow_kernel.precision == phase.narrow_recurrent.precision and (
         not phase.apart)
     cdef const real* begin[TILE_ROWS]
-    cdef Factor factors[2]
+    cdef Factor of_x = no_factor(), of_h, none = no_factor()
     cdef real* x_out
     cdef int r, count
     while first < rows:
         count = rows_of_tile(rows, first)
         x_out = (work.zx if phase.apart else work.zh) + first * width
-        factors[0] = factor_of(&phase.narrow_recurrent, cut, panel, &work.h, count, row_numbers + first)
+        of_h = factor_of(&phase.narrow_recurrent, cut, panel, &work.h, count, row_numbers + first)
         if h_depth == 0:
-            factors[0].words = 0
+            of_h.words = 0
         for r in range(count):
             begin[r] = start[first + r] + offset
         if x_is_narrow:
-            factors[1] = factor_of(&phase.narrow_kernel, cut, panel, &work.x, count, row_numbers + first)
+            of_x = factor_of(&phase.narrow_kernel, cut, panel, &work.x, count, row_numbers + first)
             if not together:
-                multiply_narrow(&phase.narrow_kernel, count, width, begin, &factors[1], 1, x_out, width)
+                multiply_narrow(&phase.narrow_kernel, count, width, begin, &none, &of_x, x_out, width)
         elif x_depth:
             multiply_tile(count, width, begin, 0, x + first, 0, NULL, x + first, 0, x_depth,
                           phase.kernel.panels + offset * x_depth, x_out, width)
@@ -240,7 +240,7 @@ cdef void multiply_narrow_rows(
                 begin[r] = recurrent_start[first + r] + offset
             elif x_depth and not together:
                 begin[r] = x_out + r * width
-        multiply_narrow(&phase.narrow_recurrent, count, width, begin, factors, 2 if together else 1,
+        multiply_narrow(&phase.narrow_recurrent, count, width, begin, &of_x if together else &none, &of_h,
                         work.zh + first * width, width)
         first += count
 

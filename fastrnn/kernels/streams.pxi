@@ -423,7 +423,8 @@ cdef class Streams:
         n_threads = min(n_threads, n_tiles)
         self.lay_out(tile, rows - (n_tiles - 1) * tile, n_threads)
         if rows * self.cost < COST_TO_LET_OTHERS_RUN:
-            self.run_tile(0, 0, rows, slots, x, y)
+            for number in range(n_tiles):
+                self.run_tile(number, 0, rows, slots, x, y)
             return 0
         with nogil:
             start = omp_get_wtime() if n_threads > 1 else 0

@@ -8,19 +8,13 @@ cdef enum:
     NONE = -1            # no buffer
     # Sums in flight that hide the latency of a multiply-add: 4 cycles, one or two started in each.
     SUMS_IN_FLIGHT = 8
-    # Products that one sum takes before it is added to those of other depths: sums of sums err less. At 1024 units the
-    # error falls from 1.2e-6 to 3e-7 of the largest output, for 1 % of the time.
-    SUM_DEPTH = 64
+    # Products of a block, which is two sums (panels.pxi). Sums of 16 products err as little as ONNX Runtime's, those of 64
+    # up to 3 times as much.
+    SUM_BLOCK = 64
+    # Sums that a tile can have: registers.
+    MOST_SUMS = TILE_ROWS * TILE_VECTORS
     # Rows of weights that several tiles multiply before the next: they stay in the first-level cache.
     DEPTH_AT_ONCE = 128
-    # float64 multiplies inputs by BLAS unless there is AVX-512. With it the tile is faster than OpenBLAS 0.3.30 on one
-    # core: from 30x128x512 to 960x512x2048 in float32 1.1 to 1.6 times (104 to 113 GFLOP/s of 117), whole layers in
-    # float64 1.0 to 2.4 times; with AVX2 these took 0.7 to 1.3 times as long as with BLAS, with SSE 0.5 to 2.3 times.
-    BLAS_PROJECTS = (REAL_BITS == 64) & (LANES < 8)
-    # Blocks of a BLAS call: 32 * 64 * 96 multiply-adds, below OpenBLAS's threshold for threads of 4 * 65536.
-    BLAS_ROWS = 32
-    BLAS_COLUMNS = 64
-    BLAS_DEPTH = 96
     # Rows that go through one block of weights, and through the cell, before the next.
     ROWS_OF_BLOCK = 48
     # With so few features x @ kernel is fused into the step even for one row.
@@ -41,6 +35,8 @@ cdef enum:
     ROWS_AT_ONCE = 96
     # What passes between the steps for one tile may take up, unless one row takes more: images over time are large.
     TILE_BYTES = 67108864
+    # Products of a convolution that one sum takes before it is added to the others'.
+    CONVOLUTION_SUM = 64
     # Pixels of an image that go through one panel of weights before the next: a multiple of every TILE_ROWS.
     PIXELS_AT_ONCE = 192
     # How many times as long as they took threads rest at most after they were slower than one thread.

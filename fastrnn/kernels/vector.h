@@ -77,6 +77,17 @@ FASTRNN_INLINE vec zero_vector(void) { return (vec){0}; }
 FASTRNN_INLINE vec add(vec a, vec b) { return a + b; }
 FASTRNN_INLINE vec divide(vec a, vec b) { return a / b; }
 FASTRNN_INLINE vec reciprocal(vec a) { return 1 / a; }
+
+/* A product that is rounded by itself, also where the compiler could fuse it with the sum that takes it. */
+FASTRNN_INLINE vec multiply(real a, vec b) {
+    vec product = a * b;
+#if defined(__x86_64__)
+    __asm__("" : "+v"(product));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(product));
+#endif
+    return product;
+}
 FASTRNN_INLINE vec multiply_add(real a, vec b, vec c) { return a * b + c; }
 
 /* a < b ? b : a and its mirror, number by number; a NaN in `a` stays. gcc 12 takes apart a loop over the lanes, and makes
