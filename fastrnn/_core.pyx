@@ -22,6 +22,7 @@ cdef extern from "vector.h" nogil:
         MOST_ROWS "FASTRNN_MOST_ROWS"
         TILE_VECTORS "FASTRNN_TILE_VECTORS"
         REAL_BITS "FASTRNN_REAL_BITS"
+        FUSED "FASTRNN_FUSED"
     int VECTOR_SIZE "FASTRNN_VECTOR_BYTES"
     bint cpu_supports "cpu_has"(const char* level)
     real ROUNDER "FASTRNN_ROUNDER"
@@ -35,6 +36,9 @@ cdef extern from "vector.h" nogil:
     vec multiply_add(real a, vec b, vec c)
     vec at_least(vec a, real b)
     vec at_most(vec a, real b)
+    vec magnitude(vec a)
+    vec with_sign_of(vec a, vec b)
+    vec where_beyond(vec a, real b, real then)
     vec power_of_two(vec rounded)
     void keep_in_memory(...)
     vec lanes_that(const char* chosen)

@@ -58,6 +58,12 @@ static bool cpu_has(const char *level) {
 #define FASTRNN_TILE_ROWS 3
 #endif
 #define FASTRNN_TILE_VECTORS 4
+/* Whether a multiply-add rounds once. */
+#if defined(__FMA__) || defined(__aarch64__)
+#define FASTRNN_FUSED 1
+#else
+#define FASTRNN_FUSED 0
+#endif
 /* Rows of a tile of fewer vectors. */
 #define FASTRNN_MOST_ROWS (FASTRNN_TILE_ROWS == 6 ? 7 : FASTRNN_TILE_ROWS)
 #define FASTRNN_LANES (FASTRNN_VECTOR_BYTES / (FASTRNN_REAL_BITS / 8))
@@ -115,6 +121,18 @@ FASTRNN_INLINE vec at_most(vec a, real b) {
 /* Has a variable live in memory from here on. Where general registers are scarce gcc 12 keeps pointers in vector registers
  * and moves them over at every use, on the ports that multiply. */
 #define keep_in_memory(variable) __asm__("" : "+m"(variable))
+
+/* The magnitudes of a, bare and with the signs of b. */
+#define FASTRNN_SIGNS ((vec_bits)(-(real)0 - (vec){0}))
+FASTRNN_INLINE vec magnitude(vec a) { return (vec)((vec_bits)a & ~FASTRNN_SIGNS); }
+FASTRNN_INLINE vec with_sign_of(vec a, vec b) {
+    return (vec)(((vec_bits)a & ~FASTRNN_SIGNS) | ((vec_bits)b & FASTRNN_SIGNS));
+}
+
+/* `then` in the lanes where a > b, and 0 in the others. */
+FASTRNN_INLINE vec where_beyond(vec a, real b, real then) {
+    return (vec)((vec_bits)(a > b) & (vec_bits)(then + zero_vector()));
+}
 
 /* All bits of a lane where `chosen` is not 0, and none where it is. */
 FASTRNN_INLINE vec lanes_that(const char *chosen) {
