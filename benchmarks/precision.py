@@ -57,32 +57,54 @@ def measure(configuration: Configuration, peer: Worker | None) -> str:
 def errors_of_models(folder: Path) -> Iterator[str]:
     """The largest and the root mean square error of each model in each precision, of its largest output, as lines.
 
-    Over all runs, one after the other as states want it, and all outputs.
+    Over all runs, one after the other as states want it, and all outputs; then how many of the model's decisions are
+    others than those of the expected outputs.
     """
     for case in sorted(folder.glob("*/expected.npz")):
         given = np.load(case)
-        (path,) = case.parent.glob("model.*")
-        cells = []
+        path = next(case.parent.glob("model.*"), None)
+        if path is None:  # of another format
+            continue
+        cells, changed, count = [], [], 0
         for precision in PRECISIONS:
             try:
                 model = fastrnn.load_model(path, precision=precision)
             except fastrnn.UnsupportedLayerError:
                 break
-            errors = np.concatenate([*_errors(model, given)])
+            pairs = [*_outputs(model, given)]
+            errors = np.concatenate([np.ravel(np.abs(y - z) / np.abs(z).max()) for y, z in pairs])
             cells.append(f"{errors.max():.1e} ({np.sqrt(np.mean(errors**2)):.1e})")
+            decided = [(decisions(y, z), decisions(z, z)) for y, z in pairs]
+            changed.append(sum(int((mine != theirs).sum()) for mine, theirs in decided))
+            count = sum(theirs.size for _, theirs in decided)
         else:
-            yield f"| {case.parent.name} | {' | '.join(cells)} |"
+            told = f"{', '.join(map(str, changed))} of {count}" if count else ""
+            yield f"| {case.parent.name} | {' | '.join(cells)} | {told} |"
 
 
-def _errors(model: fastrnn.Model, given: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
+def decisions(y: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """What a user would decide by outputs y: the likeliest class of a softmax, 0 or 1 of a sigmoid, else nothing.
+
+    The expected outputs, (..., n) as y, tell which of these a model has.
+    """
+    if expected.min() < 0 or expected.max() > 1:
+        return np.empty(0, int)
+    if expected.shape[-1] > 1 and np.allclose(expected.sum(axis=-1), 1, atol=1e-4):
+        return y.argmax(axis=-1)
+    return (y > 0.5).astype(int)
+
+
+def _outputs(
+    model: fastrnn.Model, given: Mapping[str, np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each output of each run, and what it should be."""
     runs = sum(key.endswith("_in0") for key in given)
     for run in range(runs):
         inputs = [given[key] for key in sorted(given) if key.startswith(f"r{run}_in")]
         outputs = model.predict(inputs if len(inputs) > 1 else inputs[0])
         for number, y in enumerate(outputs if isinstance(outputs, list) else [outputs]):
             exact = f"r{run}_f64_{number}"
-            expected = given[exact if exact in given else f"r{run}_out{number}"]
-            yield np.ravel(np.abs(y - expected) / np.abs(expected).max())
+            yield y, given[exact if exact in given else f"r{run}_out{number}"]
 
 
 def main() -> None:
@@ -91,7 +113,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, metavar="DIRECTORY")
     options = parser.parse_args()
     if options.models:
-        print("| model | float32 | bfloat16 | int8 |\n|---|---|---|---|")
+        print("| model | float32 | bfloat16 | int8 | other decisions |\n|---|---|---|---|---|")
         print(*errors_of_models(options.models), sep="\n")
         return
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])

@@ -210,7 +210,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def show_config() -> dict[str, Any]:
-    """Print what runs here: versions, instruction sets, threads and BLAS.
+    """Print what runs here: versions, instruction sets and threads.
 
     Returns
     -------
@@ -232,9 +232,6 @@ def show_config() -> dict[str, Any]:
         "vector_bytes": core(np.float32).VECTOR_BYTES,
         "dot_products": list(core(np.float32).DOT_PRODUCTS),
         "threads": get_num_threads(),
-        "blas": "{name} {version}".format(
-            **scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]
-        ),
     }
     for name, value in config.items():
         print(f"{name:13} {value}")

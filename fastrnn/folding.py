@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=Step)
 
-MOST_CANCELLED = 8
+MOST_CANCELLED = 0.75
 """How many deviations a mean may be from 0 for its subtraction to move behind a product.
 
-x W - mean W loses as many digits as the mean is larger than what is left of x: for a price of 50000 +- 100 it is three.
+x W - mean W rounds sums that are larger than what is left of them by the root of 1 + (mean / deviation)**2: with 0.75 the
+error is 1.25 times that of normalised inputs, with 7.5 it was 7 times.
 """
 
 MOST_TABLE_BYTES = 1 << 25
@@ -123,14 +124,19 @@ def affine_and_products(step: Step, readers: Sequence[Step]) -> list[Step] | Non
     """A map, and nothing but products of its result: the rows of their kernels are scaled."""
     if not isinstance(step, Affine) or not _only_multiply(readers, step):
         return None
-    scale, shift = _scale_and_shift(step)
+    scale = step.scale.astype(np.float64)
     if not np.abs(step.center * scale).max() <= MOST_CANCELLED:
         return None
     kernels, biases = [], []
     for reader in readers:
         weights = _weights_of(reader)
-        kernels.append(scale[:, np.newaxis] * weights.kernel)
-        biases.append(shift @ weights.kernel + (0 if weights.bias is None else weights.bias))
+        kernel = _rounded(scale[:, np.newaxis] * weights.kernel, step.dtype)
+        if kernel is None:
+            return None
+        # The means of what is multiplied by the rounded kernel: its rounding then counts for what is left of x alone.
+        bias = step.shift.astype(np.float64) @ weights.kernel - step.center.astype(np.float64) @ kernel
+        kernels.append(kernel)
+        biases.append(bias + (0 if weights.bias is None else weights.bias))
     moved = [replace(one, sources=(*step.sources, *one.sources[1:])) for one in readers]
     return _with_weights(moved, kernels, biases)
 

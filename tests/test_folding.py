@@ -15,8 +15,9 @@ def dense(source, target, rng, activation=activations.linear, use_bias=True, dty
     return plan.Dense((source,), (target,), dtype, kernel, bias, activation)
 
 
-def affine(source, target, rng, center=1.0, dtype=F32):
-    numbers = [center + rng.normal(size=4), rng.uniform(0.5, 2, 4), rng.normal(size=4)]
+def affine(source, target, rng, center=0.0, dtype=F32):
+    """A map whose mean is less than a deviation from `center`."""
+    numbers = [center + rng.uniform(-0.35, 0.35, 4), rng.uniform(0.5, 2, 4), rng.normal(size=4)]
     return plan.Affine((source,), (target,), dtype, *(array.astype(dtype) for array in numbers))
 
 
@@ -145,6 +146,33 @@ def test_a_map_far_from_zero_stays(rng):
     price = rng.normal(50000, 1, (3, 5, 4)).astype(F32)
     steps = [plan.Affine((0,), (1,), F32, *np.array([[50000] * 4, [1] * 4, [0] * 4], F32))]
     check([*steps, dense(1, 2, rng)], [2], {0: price}, 2)
+
+
+@pytest.mark.parametrize("deviations", [0, 0.5, 0.74, 0.76, 2, 5, 7.5, 20])
+@pytest.mark.parametrize("second", [dense, recurrence])
+def test_a_map_is_folded_only_where_that_costs_no_digits(second, deviations, rng):
+    means, kernel = np.full(32, deviations * 0.7), rng.normal(size=(32, 48)) / 6
+    numbers = [array.astype(F32) for array in (means, np.full(32, 1 / 0.7), np.zeros(32))]
+    first = plan.Affine((0,), (1,), F32, *numbers)
+    if second is dense:
+        last = plan.Dense((1,), (2,), F32, kernel.astype(F32), None, activations.linear)
+    else:
+        recurrent_kernel = rng.normal(0, 0.02, (48, 48)).astype(F32)
+        cell = reference.SimpleRNN(kernel.astype(F32), recurrent_kernel, None, np.tanh)
+        last = plan.Recurrence((1,), (2,), F32, cell, "simple_rnn", return_sequences=True)
+    x = rng.normal(means, 0.7, (40, 5, 32)).astype(F32)
+    folded = folding.fold([first, last], [2])
+    assert len(folded) == (1 if deviations < 0.75 else 2)
+    exact = (x.astype(np.float64) - numbers[0]) * numbers[1].astype(np.float64)
+    (exact,) = last.run([exact])
+    (together,) = plan.Plan(folded, [0], [2], 3).run([x])
+    alone = plan.Plan([last], [1], [2], 3).run([(x - numbers[0]) * numbers[1]])[0]
+
+    def error(y):
+        return np.sqrt(np.mean((y - exact) ** 2))
+
+    assert exact.dtype == np.float64
+    assert error(together) <= 1.5 * error(alone)
 
 
 def test_a_map_before_a_convolution_or_a_users_cell_stays(x, rng):

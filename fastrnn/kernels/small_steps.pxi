@@ -311,27 +311,39 @@ cdef double cost_of_pool(const void* pointer, const Shape* shapes) noexcept nogi
     return <double>shapes[(<const Pooling*>pointer).x].size
 
 
-cdef void pool_window(
-    int mode, const real* x, const char* mask, Py_ssize_t steps, Py_ssize_t channels, real* y,
+cdef enum:
+    # Channels whose averages are summed together, in double precision: a sum of 1000 steps in float32 errs 1.1e-6.
+    POOLED_AT_ONCE = 16
+
+
+cdef void average_window(
+    const real* x, const char* mask, Py_ssize_t steps, Py_ssize_t channels, real* y,
 ) noexcept nogil:
-    """y = the maximum or the average of the steps that the mask lets through; NaN where there is none."""
-    cdef Py_ssize_t step, i, count = 0
-    for i in range(channels):
-        y[i] = x[i] if mode == MAXIMUM else 0
-    for step in range(steps):
-        if mask != NULL and not mask[step]:
-            continue
-        count += 1
-        if mode == AVERAGE:
-            for i in range(channels):
-                y[i] += x[step * channels + i]
-        else:
-            for i in range(channels):
-                # A NaN stays, wherever it is.
-                y[i] = y[i] if y[i] >= x[step * channels + i] or y[i] != y[i] else x[step * channels + i]
-    if mode == AVERAGE:
+    """y = the average of the steps that the mask lets through; NaN where there is none."""
+    cdef double sums[POOLED_AT_ONCE]
+    cdef Py_ssize_t first = 0, step, i, count, here
+    while first < channels:
+        here = min(channels - first, <Py_ssize_t>POOLED_AT_ONCE)
+        for i in range(here):
+            sums[i] = 0
+        count = 0
+        for step in range(steps):
+            if mask == NULL or mask[step]:
+                count += 1
+                for i in range(here):
+                    sums[i] += x[step * channels + first + i]
+        for i in range(here):
+            y[first + i] = <real>(sums[i] / count)
+        first += here
+
+
+cdef void largest_of_window(const real* x, Py_ssize_t steps, Py_ssize_t channels, real* y) noexcept nogil:
+    """y = the maximum of the steps. A NaN stays, wherever it is."""
+    cdef Py_ssize_t step, i
+    memcpy(y, x, channels * sizeof(real))
+    for step in range(1, steps):
         for i in range(channels):
-            y[i] /= <real>count
+            y[i] = y[i] if y[i] >= x[step * channels + i] or y[i] != y[i] else x[step * channels + i]
 
 
 cdef void run_pool(
@@ -352,8 +364,12 @@ cdef void run_pool(
         for i in range(count):
             first = max(i * layer.stride - before, 0)
             last = min(i * layer.stride - before + window, steps)
-            pool_window(layer.mode, x + (row * steps + first) * channels, mask, last - first, channels,
-                        y + (row * count + i) * channels)
+            if layer.mode == AVERAGE:
+                average_window(x + (row * steps + first) * channels, mask, last - first, channels,
+                               y + (row * count + i) * channels)
+            else:
+                largest_of_window(x + (row * steps + first) * channels, last - first, channels,
+                                  y + (row * count + i) * channels)
 
 
 cdef class Pool(Step):
