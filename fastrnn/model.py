@@ -373,7 +373,8 @@ class Model(Layer):
         Raises
         ------
         TypeError, ValueError
-            As for calling the model; also if the rows are no multiple of a stateful model's batch size.
+            As for calling the model; also if the rows are no multiple of a stateful model's batch size, or of that of
+            a constant in the model.
         """
         self._build_for_call(x)
         arrays = self._flat_inputs(x)
@@ -388,10 +389,10 @@ class Model(Layer):
                     f"model {self.name!r} is stateful with a batch of {group}: expected a multiple "
                     f"of it; got {rows} rows"
                 )
-        elif self._executable((False,) * len(arrays))[0].plan.program is not None:
-            group = rows
         else:
-            group = ROWS_BETWEEN_NUMPY_STEPS
+            plan = self._executable((False,) * len(arrays))[0].plan
+            several = rows if plan.program is not None else ROWS_BETWEEN_NUMPY_STEPS
+            group = plan.rows or several
         if self.stateful and rows == 0:
             outputs = self._run_on_nothing(arrays)
         elif rows <= group:

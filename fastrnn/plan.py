@@ -424,6 +424,25 @@ class Hold(Step):
 
 
 @dataclass(frozen=True, eq=False)
+class Constant(Step):
+    """The same numbers whatever comes, for a batch of as many rows; one row is every row of a batch.
+
+    The one source tells the batch; `owner` is the layer that an error names.
+    """
+
+    array: np.ndarray
+    owner: str
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        rows = len(arrays[0])
+        if len(self.array) not in (1, rows):
+            raise ValueError(
+                f"layer {self.owner!r}: expected a batch of {len(self.array)} rows, as its constant has; got {rows}"
+            )
+        return (np.broadcast_to(self.array, (rows, *self.array.shape[1:])),)
+
+
+@dataclass(frozen=True, eq=False)
 class Apply(Step):
     """A function of arrays in NumPy, for what is not worth a kernel; takes them as they come if dtype is None."""
 
@@ -714,6 +733,12 @@ class Plan:
         match self._segments:
             case [_Segment(inputs=self.inputs, outputs=self.outputs) as whole]:
                 self.program = whole.program
+
+    @property
+    def rows(self) -> int | None:
+        """int or None: the one batch size that the plan's constants have rows for; None if it takes any."""
+        sizes = (len(step.array) for step in self.steps if isinstance(step, Constant))
+        return next((size for size in sizes if size > 1), None)
 
     def _group(self) -> "list[_Segment | Step]":
         """Neighbouring compiled steps of one dtype as segments, the other steps as they are."""

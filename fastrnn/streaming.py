@@ -127,6 +127,13 @@ class _Writer:
         """Write a call: at the start, over time or in the tail, as what it takes tells."""
         from fastrnn.model import Model
 
+        is_function = isinstance(layer, Operation) or type(layer).call is not Layer.call
+        if not is_function and any(
+            isinstance(leaf, np.ndarray) for leaf in flatten([list(args), kwargs])
+        ):
+            raise _refusal(
+                layer, "it is given a constant, which has no timestep or no stream of its own"
+            )
         if isinstance(layer, Model):
             return self._lower_model(layer, args, kwargs)
         leaves = [leaf for leaf in flatten([list(args), kwargs]) if isinstance(leaf, StreamValue)]
@@ -149,7 +156,7 @@ class _Writer:
                 "it takes a sequence, and what is known of another one only at its end; an input that is known at the "
                 "start can be given there",
             )
-        if isinstance(layer, Operation) or type(layer).call is not Layer.call:
+        if is_function:
             return self._lower_function(layer, args, kwargs)
         return self._lower_over_time(layer, layer._named(args, kwargs))
 

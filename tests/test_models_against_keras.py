@@ -346,3 +346,82 @@ def test_a_layer_that_keeps_little_in_its_config_is_no_operation(tmp_path, rng):
         model.save(tmp_path / "model.h5")
     array = rng.normal(size=(2, 5, 3))
     np.testing.assert_allclose(fastrnn.load_model(tmp_path / "model.h5")(array), array + 1, 1e-6)
+
+
+def constant(*shape, dtype="float32"):
+    return ops.convert_to_tensor(np.random.default_rng(7).normal(size=shape), dtype)
+
+
+STEPS = np.array([1, 1, 0, 1, 0, 0], bool)
+OF_CONSTANTS = {
+    **{
+        name: lambda x, b, name=name: getattr(K, name)()([x, constant(b, 6, 3)])
+        for name in ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
+    },
+    "fewer axes": lambda x, b: K.Add()([x, constant(b, 3)]),
+    "of NumPy": lambda x, b: K.Add()([x, np.ones((b, 6, 3), "float32")]),
+    "integers": lambda x, b: K.Multiply()([x, constant(b, 6, 3, dtype="int32")]),
+    "masked": lambda x, b: K.GRU(4)(K.Add()([K.Masking()(x), constant(b, 6, 3)])),
+    "Concatenate": lambda x, b: K.GRU(4)(K.Concatenate()([x, constant(4, 6, 1)])),
+    "Concatenate, timesteps": lambda x, b: K.Concatenate(axis=1)([x, constant(4, 2, 3)]),
+    "Dot": lambda x, b: K.Dot(axes=2)([x, constant(4, 5, 3)]),
+    "LSTM": lambda x, b: K.LSTM(4, return_state=True)(
+        x, initial_state=[constant(b, 4), constant(b, 4)]
+    ),
+    "GRU": lambda x, b: K.GRU(4)(x, initial_state=constant(b, 4)),
+    "mask beside a state": lambda x, b: K.GRU(4)(K.Masking()(x), initial_state=constant(b, 4)),
+    "Bidirectional": lambda x, b: K.Bidirectional(K.SimpleRNN(4))(
+        x, initial_state=[constant(b, 4), constant(b, 4)]
+    ),
+    "stack": lambda x, b: K.RNN([K.GRUCell(4), K.LSTMCell(3)])(
+        x, initial_state=[constant(b, 4), [constant(b, 3), constant(b, 3)]]
+    ),
+    "sequence": lambda x, b: K.GRU(3)(constant(4, 5, 2), initial_state=K.GRU(3)(x)),
+    "mask": lambda x, b: K.GRU(4, return_sequences=True)(x, mask=np.tile(STEPS, (4, 1))),
+    "mask of a pool": lambda x, b: K.GlobalAveragePooling1D()(x, mask=np.tile(STEPS, (b, 1))),
+    "Attention": lambda x, b: K.Attention()([x, constant(b, 5, 3)]),
+    "mask of Attention": lambda x, b: K.Attention()([x, x], mask=[None, np.tile(STEPS, (b, 1))]),
+    "MultiHeadAttention": lambda x, b: K.MultiHeadAttention(2, 3)(x, constant(b, 5, 3)),
+    "attention_mask": lambda x, b: K.MultiHeadAttention(2, 3)(
+        x, x, attention_mask=np.tri(6, dtype=bool)[np.newaxis].repeat(b, 0)
+    ),
+    "attention_mask without a batch": lambda x, b: K.MultiHeadAttention(2, 3)(
+        x, x, attention_mask=np.tri(6, dtype=bool)
+    ),
+    "value_mask": lambda x, b: K.MultiHeadAttention(2, 3)(x, x, value_mask=np.tile(STEPS, (b, 1))),
+    "ids": lambda x, b: K.Add()([K.GRU(3)(x), K.Embedding(5, 3)(np.arange(b))]),
+    "model": lambda x, b: adding_model()([x, constant(b, 6, 3)]),
+}
+"""From an input (4, 6, 3), and how many rows constants have, to outputs; Keras runs each."""
+
+
+def adding_model():
+    a, b = keras.Input((6, 3)), keras.Input((6, 3))
+    return keras.Model([a, b], K.GRU(2)(K.Add()([a, b])))
+
+
+@pytest.mark.parametrize("rows", [4, 1])
+@pytest.mark.parametrize("kind", OF_CONSTANTS)
+def test_constant_tensors_in_calls(kind, rows, rng, tmp_path):
+    x = keras.Input(batch_shape=(4 if rows == 4 else None, 6, 3))
+    theirs = keras.Model(x, OF_CONSTANTS[kind](x, rows))
+    numbers = rng.normal(size=(4, 6, 3)).astype("float32")
+    wanted = keras.tree.flatten(theirs(numbers))
+    suffixes = [".keras", ".h5"]
+    if "Attention" in kind:
+        suffixes = [".keras"]  # Keras itself cannot load the other
+    for suffix in suffixes:
+        theirs.save(tmp_path / f"model{suffix}")
+    loaded = [fastrnn.load_model(tmp_path / f"model{suffix}") for suffix in suffixes]
+    for ours in (fastrnn.from_keras(theirs), *loaded):
+        got = keras.tree.flatten(ours(numbers))
+        for one, other in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(one, np.asarray(other), rtol=1e-5, atol=1e-5)
+        twice = keras.tree.flatten(ours.predict(np.concatenate([numbers, numbers])))
+        for one, other in zip(twice, wanted, strict=True):
+            np.testing.assert_allclose(one, np.tile(other, (2, *[1] * (one.ndim - 1))), 1e-5, 1e-5)
+    if rows == 4 and "without a batch" not in kind:
+        with pytest.raises(ValueError, match="expected a batch of 4 rows"):
+            ours(numbers[:3])
+    with pytest.raises(fastrnn.NotStreamableError, match="constant"):
+        ours.stream()

@@ -547,6 +547,10 @@ class MultiHeadAttention(Layer):
         self._check_inputs(shapes)
         if not self.built:
             self.build(shapes)
+        mask = given.get("attention_mask")
+        if isinstance(mask, np.ndarray):  # a constant, whose axes may be left out from the front
+            missing = 1 + 2 * len(self.attention_axes or ()) - mask.ndim
+            given["attention_mask"] = mask[(np.newaxis,) * missing]
         return super().lower_call(builder, [], given)
 
     def lower(  # type: ignore[override]

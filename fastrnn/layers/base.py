@@ -28,7 +28,7 @@ from fastrnn.dtypes import (
 )
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers import own_call
-from fastrnn.plan import Builder, Executable, StreamBuilder, Value, values_in
+from fastrnn.plan import Builder, Constant, Executable, StreamBuilder, Value, values_in
 from fastrnn.symbolic import holds_tensors, record
 
 if TYPE_CHECKING:
@@ -613,6 +613,10 @@ class Layer:
         given = self._named(args, kwargs)
         self._refuse_training(bool(given.pop("training", False)))
         first = self.call_arguments[0]
+        if type(self).call is Layer.call:
+            given = self._with_constants(builder, given)
+            if self.takes_several and isinstance(given[first], tuple):
+                given[first] = list(given[first])
         masks = {name: given.pop(f"{name}_mask") for name in [*given] if f"{name}_mask" in given}
         if "mask" in given:
             masks[first] = given.pop("mask")
@@ -657,6 +661,26 @@ class Layer:
     def _pass_mask(self, outputs: Nested, mask: int) -> Nested:
         """The outputs carrying the input's mask, which had no part in them."""
         return map_structure(lambda value: replace(value, mask=mask), outputs)
+
+    def _with_constants(self, builder: Builder, given: dict[str, Nested]) -> dict[str, Nested]:
+        """A call's arguments with Values for the constant tensors among them, which are tensors as others are."""
+        tensors = values_in(given)
+
+        def value_of(leaf: Any) -> Any:
+            if not isinstance(leaf, np.ndarray):
+                return leaf
+            if not (leaf.ndim and tensors):
+                raise ValueError(
+                    f"layer {self.name!r}: expected a constant with a batch, beside a tensor; got shape {leaf.shape}"
+                )
+            batch = None if len(leaf) == 1 else len(leaf)
+            dtype = None if leaf.dtype.kind == "f" else leaf.dtype
+            value = builder.value((batch, *leaf.shape[1:]), dtype=dtype)
+            sources, targets = (tensors[0].buffer,), (value.buffer,)
+            builder.add(Constant(sources, targets, None, leaf, self.name))
+            return value
+
+        return {name: map_structure(value_of, value) for name, value in given.items()}
 
     def _with_masks(self, builder: Builder, tensors: Nested, masks: Nested) -> Nested:
         """The Values of `tensors` carrying the Values of `masks`, one for each; None is no mask, for one or for all."""

@@ -693,7 +693,8 @@ class _Reader:
                 args = self.value("args", _list(call.get("args"), here, "args"), here)
                 kwargs = self.value("kwargs", _object(call.get("kwargs"), here, "kwargs"), here)
             elif call:
-                args, kwargs = self.listed_call(call, here)
+                is_operation = spec.class_name.startswith("ops.")
+                args, kwargs = self.listed_call(call, here, is_operation)
                 if spec.class_name in _RECURRENT:
                     kwargs.update(_states_among_inputs(args, described, here))
                     args = args[:1]
@@ -715,7 +716,16 @@ class _Reader:
             del kwargs["training"]
         return NodeSpec(spec.name, tuple(args), kwargs)
 
-    def listed_call(self, call: Any, here: Path) -> tuple[list[Any], dict[str, Any]]:
+    def listed_constant(self, value: Any, here: Path, is_operation: bool) -> Any:
+        """Read a constant among the inputs of a call: for a layer, what is a list was a tensor."""
+        constant = self.value("constant", value, here)
+        if is_operation or not isinstance(constant, list):
+            return constant
+        return _constant_array({"value": constant, "dtype": "float32"}, here)
+
+    def listed_call(
+        self, call: Any, here: Path, is_operation: bool = True
+    ) -> tuple[list[Any], dict[str, Any]]:
         """Read ``[[layer, node, tensor, kwargs], ...]``, or one such entry outside a list."""
         kwargs = {}
 
@@ -724,7 +734,7 @@ class _Reader:
                 if len(value) == 4:
                     kwargs.update(_object(value[3], here, "arguments of a call"))
                 if value[0] == "_CONSTANT_VALUE":
-                    return self.value("constant", value[2], here)
+                    return self.listed_constant(value[2], here, is_operation)
                 return _tensor_ref(value[:3], here)
             if isinstance(value, list):
                 return [argument(item) for item in value]
