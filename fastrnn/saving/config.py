@@ -21,7 +21,7 @@ from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.layers.base import snake_case
 from fastrnn.saving import nodedefs
 from fastrnn.saving.eras import ANYTHING, ERAS, IGNORED
-from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
+from fastrnn.saving.spec import LayerSpec, LoRA, ModelSpec, NodeSpec, TensorRef
 
 MAX_JSON_BYTES = 32 << 20
 MAX_LAYERS = 10_000
@@ -277,6 +277,7 @@ class _Reader:
             build_shape=_build_shape(described, here),
             shared_id=shared_id if isinstance(shared_id, int) else None,
             build_shapes=_build_shapes(described, here),
+            lora=_lora(config, here),
         )
 
     def name_for_model(self) -> str:
@@ -855,6 +856,19 @@ def _build_shape(described: Config, path: Path) -> Shape | None:
     if shape is None and isinstance(shapes, dict):
         shape = next(iter(shapes.values()), None)
     return _shape(shape, path)
+
+
+def _lora(config: Config, path: Path) -> LoRA | None:
+    """Return the LoRA of a layer; without an alpha its product counts once."""
+    rank = config.get("lora_rank")
+    if rank is None:
+        return None
+    rank = _counts("lora_rank", rank, path)
+    alpha = config.get("lora_alpha")
+    alpha = rank if alpha is None else alpha
+    if not _is_int(rank) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise _error(path, f"expected numbers for LoRA, got {str([rank, alpha])[:80]}")
+    return LoRA(rank, float(alpha))
 
 
 def _build_shapes(described: Config, path: Path) -> tuple[Shape, ...]:

@@ -57,12 +57,28 @@ def is_model(obj: Any) -> bool:
 def copy_weights(obj: Any, layer: Any, spec: Any) -> None:
     """Copy the weights of a Keras object into the built layer or model that came from it."""
     if not is_model(obj):
-        assign_arrays(layer, spec, obj.get_weights(), trainable_first=not _is_keras_3(obj))
+        if _is_keras_3(obj):
+            assign_arrays(layer, spec, _merged_weights(obj), trainable_first=False)
+        else:
+            assign_arrays(layer, spec, obj.get_weights(), trainable_first=True)
         return
     parts = {part.name: part for part in obj.layers}
     for part, part_spec in zip(layer._layers, spec.layers, strict=True):
         if part_spec.name in parts:
             copy_weights(parts[part_spec.name], part, part_spec)
+
+
+def _merged_weights(obj: Any) -> list[np.ndarray]:
+    """Return the weights of a layer of Keras 3, with what LoRA learned in the layers inside it merged, as files have."""
+    merged: dict[int, Any] = {}
+    for layer in obj._flatten_layers():
+        if getattr(layer, "lora_enabled", False):
+            what = "kernel" if hasattr(layer, "lora_kernel_a") else "embeddings"
+            merged[id(getattr(layer, f"_{what}"))] = getattr(layer, what)
+            for beside in ("a", "b"):
+                merged[id(getattr(layer, f"lora_{what}_{beside}"))] = None
+    weights = (merged.get(id(weight), weight) for weight in obj.weights)
+    return [np.asarray(weight) for weight in weights if weight is not None]
 
 
 def copy_states(obj: Any, layer: Any) -> None:

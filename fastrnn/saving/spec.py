@@ -51,6 +51,14 @@ class NodeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LoRA:
+    """A product of two thin matrices that counts `alpha` / `rank` times beside a kernel, or beside embeddings."""
+
+    rank: int
+    alpha: float
+
+
+@dataclass(frozen=True, slots=True)
 class LayerSpec:
     """One layer.
 
@@ -73,6 +81,8 @@ class LayerSpec:
         The class or function that the caller gave for it.
     build_shapes : tuple of tuple
         The shapes of all inputs that the layer was built with, as far as the file says so.
+    lora : LoRA or None
+        What was learned beside the kernel, where the layer has that.
     """
 
     class_name: str
@@ -82,6 +92,7 @@ class LayerSpec:
     shared_id: int | None = None
     custom: Any = None
     build_shapes: tuple[Shape, ...] = ()
+    lora: LoRA | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from fastrnn.errors import ModelFormatError
 from fastrnn.layers.base import snake_case
 from fastrnn.saving.config import parse_version
 from fastrnn.saving.hdf5 import Group, StoredArray
-from fastrnn.saving.spec import LayerSpec, ModelSpec
+from fastrnn.saving.spec import LayerSpec, LoRA, ModelSpec
 
 if TYPE_CHECKING:
     from fastrnn.layers import Layer
@@ -138,6 +138,9 @@ _FLIPPED_BY_THEANO = {
 
 # The layers that hold weights
 
+_LORA = ("lora_a", "lora_b")
+"""Of the arrays whose product LoRA adds to the first weight of a layer."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Holder:
@@ -151,12 +154,15 @@ class _Holder:
     path : tuple of str
         Where it stands in an archive.
     trainable : bool
+    lora : LoRA or None
+        What files by order hold beside the layer's weights; others hold the sum.
     """
 
     layer: "Layer"
     place: str
     path: tuple[str, ...]
     trainable: bool
+    lora: LoRA | None = None
 
     @property
     def class_name(self) -> str:
@@ -168,8 +174,35 @@ class _Holder:
         is_trainable = {name: self.trainable and name not in fixed for name in self.layer._weights}
         return [name for name in is_trainable if trainable in (None, is_trainable[name])]
 
+    def names_by_order(self, trainable: bool) -> list[str]:
+        """Return the names of the arrays that are (not) trainable, of which LoRA has two, and freezes the first."""
+        if self.lora is None:
+            return self.names(trainable)
+        frozen, *others = self.layer._weights
+        beside = [*others, *_LORA] if self.trainable else []
+        if trainable:
+            return beside
+        return [frozen] if self.trainable else [frozen, *others, *_LORA]
+
     def shapes(self, names: list[str]) -> Shapes:
-        return [tuple(self.layer._weights[name].shape) for name in names]
+        return [self._shape(name) for name in names]
+
+    def dtype(self, name: str) -> np.dtype:
+        return self.layer._weights[name].dtype if name not in _LORA else np.dtype(np.float32)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        if self.lora is None or name not in _LORA:
+            return tuple(self.layer._weights[name].shape)
+        *rows, columns = next(iter(self.layer._weights.values())).shape
+        return (*rows, self.lora.rank) if name == _LORA[0] else (self.lora.rank, columns)
+
+    def merge_lora(self, values: Values) -> None:
+        """Replace what is stored for LoRA by the sum of it and what it was learned beside."""
+        if self.lora is None:
+            return
+        first, second = (values.pop((id(self.layer), name)) for name in _LORA)
+        share = np.float32(self.lora.alpha / self.lora.rank)
+        values[id(self.layer), next(iter(self.layer._weights))] += share * (first @ second)
 
 
 class _Tree:
@@ -205,7 +238,7 @@ class _Tree:
             return
         trainable = trainable and getattr(layer, "trainable", True)
         if layer._weights:
-            yield _Holder(layer, place, path, trainable)
+            yield _Holder(layer, place, path, trainable, getattr(spec, "lora", None))
         for attribute, child in layer._children():
             specs = spec.config.get(attribute) if spec else None
             if isinstance(child, list):
@@ -344,6 +377,8 @@ def _find_by_order(
     for (_, holders), (name, arrays) in zip(expected, stored, strict=True):
         place = f"{group.place} > {name}"
         values |= _match(_trainable_first(holders), arrays, place, version)
+        for holder in holders:
+            holder.merge_lora(values)
     return values
 
 
@@ -386,8 +421,8 @@ def _all_of(holders: list[_Holder]) -> Parts:
 
 
 def _trainable_first(holders: list[_Holder]) -> Parts:
-    trainable = [(holder, holder.names(True)) for holder in holders]
-    fixed = [(holder, holder.names(False)) for holder in holders]
+    trainable = [(holder, holder.names_by_order(True)) for holder in holders]
+    fixed = [(holder, holder.names_by_order(False)) for holder in holders]
     return [(holder, names) for holder, names in trainable + fixed if names]
 
 
@@ -402,7 +437,7 @@ def _match(
     for holder, names in parts:
         shapes = holder.shapes(names)
         layout, count = _layout_of(holder, shapes, stored, place, version)
-        dtypes = [holder.layer._weights[name].dtype for name in names]
+        dtypes = [holder.dtype(name) for name in names]
         dtypes = dtypes if count == len(names) else dtypes[:1] * count
         arrays = [array.read(dtype) for array, dtype in zip(stored, dtypes, strict=False)]
         arrays = layout.convert(arrays)
