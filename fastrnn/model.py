@@ -13,7 +13,15 @@ from fastrnn.dtypes import HALVES, as_dtype, rounded
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.graph import graph
 from fastrnn.layers import LOADABLE, InputLayer
-from fastrnn.layers.base import Layer, deserialize, fits, serialize, to_mask, to_numeric
+from fastrnn.layers.base import (
+    Layer,
+    deserialize,
+    fits,
+    is_array_like,
+    serialize,
+    to_mask,
+    to_numeric,
+)
 from fastrnn.layers.core import positive_integer
 from fastrnn.layers.lambda_layer import Lambda
 from fastrnn.layers.operations import Operation
@@ -240,19 +248,20 @@ class Model(Layer):
         if isinstance(expected, (list, tuple, dict)):
             leaves = _in_structure(structure, expected)
             if leaves is not None:
-                return leaves
+                return [_only_leaf(leaf) for leaf in leaves]
         if isinstance(structure, dict):
             if set(structure) >= set(names):
-                return [structure[name] for name in names]
-        elif len(names) == 1:
-            is_list_of_one = (
-                isinstance(structure, (list, tuple))
-                and len(structure) == 1
-                and isinstance(structure[0], (np.ndarray, Value))
-            )
-            return list(structure) if is_list_of_one else [structure]
-        elif isinstance(structure, (list, tuple)) and len(structure) == len(names):
-            return list(structure)
+                return [_only_leaf(structure[name]) for name in names]
+        else:
+            # As in Keras, whichever way they are nested.
+            leaves = _leaves(structure)
+            if len(leaves) == len(names):
+                return leaves
+            # Lists of numbers, and of rows, are arrays.
+            if len(names) == 1:
+                return [structure]
+            if isinstance(structure, (list, tuple)) and len(structure) == len(names):
+                return list(structure)
         described = unflatten(expected, names)
         found = f"{type(structure).__name__}"
         if isinstance(structure, dict):
@@ -842,6 +851,22 @@ def _in_structure(given: Nested, structure: Nested) -> list[Any] | None:
     if any(part is None for part in parts):
         return None
     return [leaf for part in parts if part is not None for leaf in part]
+
+
+def _leaves(structure: Nested) -> list[Any]:
+    """What nested lists, tuples and dicts hold, in the order of `flatten`; numbers in lists are one array."""
+    if not isinstance(structure, (list, tuple, dict)) or is_array_like(structure):
+        return [structure]
+    parts = (
+        [structure[key] for key in sorted(structure)] if isinstance(structure, dict) else structure
+    )
+    return [leaf for part in parts for leaf in _leaves(part)]
+
+
+def _only_leaf(structure: Nested) -> Any:
+    """`structure`, or the one thing in it however deep."""
+    leaves = _leaves(structure)
+    return leaves[0] if len(leaves) == 1 else structure
 
 
 def layer_from_spec(spec: LayerSpec) -> Layer:

@@ -855,12 +855,20 @@ class _Segment:
         results = self.program.run(tuple(arrays))
         if results is None:
             given = dict(zip(self.inputs, arrays, strict=True))
+            if any(array.ndim < 2 for array in arrays):
+                return self._run_in_numpy(given)  # a batch of numbers has no kernels
             for step in self.steps:
                 if isinstance(step, (Lookup, Recurrence)) and step.table is not None:
                     step.table.look_up(given[step.sources[0]])
             shapes = ", ".join(str(array.shape) for array in arrays)
             raise ValueError(f"arrays of shapes {shapes} do not fit the layers they are given to")
         return results if isinstance(results, tuple) else (results,)
+
+    def _run_in_numpy(self, values: dict[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+        for step in self.steps:
+            results = step.run([values[number] for number in step.sources])
+            values.update(zip(step.targets, results, strict=True))
+        return tuple(values[number] for number in self.outputs)
 
 
 class Executable:

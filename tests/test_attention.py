@@ -290,3 +290,24 @@ def test_float64(rng):
     assert ours.Attention(dtype="float64")(x).dtype == np.float64
     heads = ours.MultiHeadAttention(2, 3, dtype="float64")
     assert heads(*x).dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("AdditiveAttention", {"use_scale": False}),
+        ("AdditiveAttention", {}),
+        ("Attention", {"score_mode": "concat", "use_scale": True}),
+    ],
+)
+@pytest.mark.parametrize("features", [(7, 1), (1, 7), (7, 7)])
+def test_scores_of_sums_spread_one_feature(name, options, features, rng):
+    query, key = (rng.normal(size=(3, 2, n)).astype("float32") for n in features)
+    value = rng.normal(size=(3, 2, 5)).astype("float32")
+    theirs = getattr(keras.layers, name)(**options)
+    wanted = theirs([query, value, key])
+    for weight in theirs.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    wanted = theirs([query, value, key])
+    ours = fastrnn.from_keras(theirs)
+    np.testing.assert_allclose(ours([query, value, key]), wanted, rtol=0, atol=1e-6)

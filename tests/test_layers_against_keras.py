@@ -377,3 +377,46 @@ def test_go_backwards_is_the_reversed_input(name, x):
 
 if __name__ == "__main__":
     sweep_with_the_oracle_alone()
+
+
+OF_NUMBERS = {
+    "Activation": {"activation": "tanh"},
+    "BatchNormalization": {},
+    "Dropout": {"rate": 0.3},
+    "ELU": {},
+    "EinsumDense": {"equation": "a,b->ab", "output_shape": 3},
+    "Embedding": {"input_dim": 5, "output_dim": 2},
+    "Flatten": {},
+    "LayerNormalization": {},
+    "LeakyReLU": {},
+    "Masking": {},
+    "Normalization": {"mean": 1.0, "variance": 2.0, "axis": None},
+    "PReLU": {},
+    "RMSNormalization": {},
+    "ReLU": {},
+    "Rescaling": {"scale": 2.0},
+    "Reshape": {"target_shape": (1,)},
+    "Softmax": {},
+    "UnitNormalization": {},
+}
+"""Layers that Keras runs on a batch of numbers, (batch,)."""
+
+
+@pytest.mark.parametrize("name", OF_NUMBERS)
+def test_a_batch_of_numbers(name):
+    x = np.arange(5, dtype="float32") - (0 if name == "Embedding" else 2)
+    theirs = getattr(keras.layers, name)(**OF_NUMBERS[name])
+    wanted = np.asarray(theirs(x))
+    ours = fastrnn.from_keras(theirs)
+    got = ours(x)
+    assert got.shape == wanted.shape
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+
+
+def test_a_model_of_a_batch_of_numbers():
+    number = keras.Input(())
+    several = [keras.layers.ReLU()(number), keras.layers.Add()([number, number])]
+    theirs = keras.Model(number, [*several, keras.layers.Reshape((1,))(number)])
+    ours, x = fastrnn.from_keras(theirs), np.arange(5, dtype="float32") - 2
+    for got, wanted in zip(ours(x), theirs(x), strict=True):
+        np.testing.assert_array_equal(got, wanted)

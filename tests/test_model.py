@@ -837,3 +837,33 @@ def test_calls_are_put_in_order():
     for loop in ([NodeSpec("b", (a,)), NodeSpec("a", (b,))], [NodeSpec("b", (a,))]):
         with pytest.raises(ValueError, match=r"the calls of b.* have no start"):
             fastrnn.Functional.of_graph(layers, loop, x, b)
+
+
+@pytest.mark.parametrize("structure", ["list", "dict", "nested"])
+def test_inputs_count_however_deep_they_are(structure, rng):
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    inputs = {"list": [a, b], "dict": {"a": a, "b": b}, "nested": [[a], {"k": b}]}[structure]
+    theirs = keras.Model(inputs, keras.layers.Subtract()([a, b]))
+    ours = fastrnn.from_keras(theirs)
+    x, y = rng.normal(size=(2, 2, 4)).astype("float32")
+    forms = [([x], y), [[x], [y]], [[x, y]], [x, y], [{"a": x, "b": y}], [[x], {"q": y}]]
+    if structure != "nested":
+        forms += [{"a": [x], "b": y}, {"b": y, "a": x, "c": x}]
+    for given in forms:
+        np.testing.assert_array_equal(theirs(given), x - y)
+        np.testing.assert_array_equal(ours(given), x - y)
+        np.testing.assert_array_equal(ours.predict(given), x - y)
+    for given in ([x], x, [x, y, x], {"a": x}, {"p": x, "q": y}):
+        with pytest.raises(ValueError, match="named input|Missing data"):
+            theirs(given)
+        with pytest.raises(ValueError, match="expected 2 inputs"):
+            ours(given)
+    np.testing.assert_array_equal(ours([x.tolist(), y.tolist()]), x - y)
+
+
+def test_one_input_however_deep_it_is(rng):
+    theirs = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    ours = fastrnn.from_keras(theirs)
+    x = rng.normal(size=(2, 4)).astype("float32")
+    for given in (x, [x], [[x]], ((x,),)):
+        np.testing.assert_allclose(ours(given), theirs(given), rtol=0, atol=1e-6)

@@ -197,3 +197,15 @@ def test_weights_of_renormalization_are_not_trained(rng, tmp_path):
         model.save(tmp_path / name)
         got = fastrnn.load_model(tmp_path / name)(x)
         np.testing.assert_allclose(got, model(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask"), [((4, 3), (4,)), ((4, 5, 3), (4, 5)), ((5, 3, 3, 2), (5, 3, 3))]
+)
+def test_batch_normalization_takes_a_mask_for_each_vector(shape, mask, rng):
+    theirs, x = keras.layers.BatchNormalization(), rng.normal(size=shape).astype("float32")
+    wanted = theirs(x, mask=np.ones(mask, bool))
+    ours = fastrnn.from_keras(theirs)
+    np.testing.assert_allclose(ours(x, mask=np.ones(mask, bool)), wanted, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="expected a mask of shape"):
+        ours(x, mask=np.ones(shape, bool))

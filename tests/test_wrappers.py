@@ -338,3 +338,14 @@ def test_a_layer_with_several_outputs_at_every_step_is_refused():
     layer = layers.TimeDistributed(layers.LSTM(3, return_state=True))
     with pytest.raises(fastrnn.UnsupportedLayerError, match="several outputs"):
         layer(np.zeros((2, 3, 4, 5)))
+
+
+@pytest.mark.parametrize("further", [(), (1,), (3,), (9,), (2, 3)])
+def test_a_layer_inside_that_takes_no_mask_leaves_its_further_axes_alone(further, rng):
+    theirs = keras.layers.TimeDistributed(keras.layers.Dense(2))
+    x, mask = rng.normal(size=(4, 5, 3)).astype("float32"), np.ones((4, 5, *further), bool)
+    wanted = theirs(x, mask=mask)
+    ours = fastrnn.from_keras(theirs)
+    np.testing.assert_allclose(ours(x, mask=mask), wanted, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="whose shape begins with"):
+        ours(x, mask=mask[:, :-1])

@@ -81,6 +81,11 @@ class Attention(Layer):
             self.add_weight((), "ones", name="concat_score_weight")
         super().build(input_shape)
 
+    @property
+    def _adds_features(self) -> bool:
+        """Whether scores come from sums of a query's and a key's features, to which one feature is broadcast."""
+        return self.score_mode == "concat"
+
     def _check_input(self, shape: Nested) -> None:
         shapes = shape if isinstance(shape, (list, tuple)) else []
         if len(shapes) not in (2, 3) or not all(
@@ -91,7 +96,8 @@ class Attention(Layer):
                 f"(batch, steps, features); got {shape}"
             )
         query, value, key = shapes[0], shapes[1], shapes[-1]
-        if not fits(query[-1:], key[-1:]):
+        spread = self._adds_features and 1 in (query[-1], key[-1])
+        if not (spread or fits(query[-1:], key[-1:])):
             raise ValueError(
                 f"layer {self.name!r}: expected a query and a key of as many features; got the shapes {shapes}"
             )
@@ -259,6 +265,8 @@ class AdditiveAttention(Attention):
     def __init__(self, use_scale: bool = True, dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(use_scale=use_scale, dropout=dropout, **kwargs)
 
+    _adds_features = True
+
     def build(self, input_shape: Nested) -> None:
         if self.use_scale:
             self.add_weight((input_shape[0][-1],), "glorot_uniform", name="scale")
@@ -266,7 +274,9 @@ class AdditiveAttention(Attention):
 
     def scores(self, query: np.ndarray, key: np.ndarray) -> np.ndarray:
         features = np.tanh(query[..., :, np.newaxis, :] + key[..., np.newaxis, :, :])
-        return features @ self._weights["scale"] if self.use_scale else features.sum(axis=-1)
+        if not self.use_scale:
+            return features.sum(axis=-1)
+        return features @ np.broadcast_to(self._weights["scale"], features.shape[-1:])
 
 
 def _refuse_dropout(layer: Layer, rate: float, training: bool) -> None:

@@ -766,7 +766,7 @@ class Layer:
     def _to_arrays(self, x: Nested) -> Nested:
         """The first argument of a call as an array, or as arrays in its structure where the layer takes several."""
         what = f"layer {self.name!r}"
-        if not self.takes_several or _is_array_like(x):
+        if not self.takes_several or is_array_like(x):
             if self.takes_several and type(self).call is Layer.call:
                 raise ValueError(f"{what}: expected a list of inputs; got {type(x).__name__}")
             return self._autocast(to_numeric(x, what))
@@ -861,7 +861,7 @@ def _noting_it_is_built(build: Callable[..., None]) -> Callable[..., None]:
     return build_and_note
 
 
-def _is_array_like(x: Nested) -> bool:
+def is_array_like(x: Nested) -> bool:
     """Whether `x` is an array, or numbers in lists, rather than arrays in lists, tuples or dicts."""
     if isinstance(x, (list, tuple)):
         leaf = next(iter(flatten(x)), None)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from fastrnn import initializers, plan
 from fastrnn._types import Config, InitializerLike, Shape
 from fastrnn.layers.array import ArrayLayer
-from fastrnn.layers.base import fits
+from fastrnn.layers.base import fits, to_mask
 from fastrnn.layers.common import across_axes
 from fastrnn.layers.core import positive_integer
 
@@ -272,6 +272,12 @@ class BatchNormalization(_Affine):
             raise ValueError(
                 f"layer {self.name!r}: fastrnn runs inference only, so training=True cannot use the batch's moments"
             )
+
+    def _to_mask(self, mask: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+        # It matters in training only, where it says of each vector of features whether it counts.
+        return to_mask(
+            mask, shape[: max(1, min(np.ndim(mask), len(shape) - 1))], f"layer {self.name!r}"
+        )
 
     def _step(self, values: Sequence[plan.Value], y: plan.Value) -> plan.Step | None:
         if self.axis % len(y.shape) != len(y.shape) - 1:

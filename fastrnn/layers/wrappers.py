@@ -11,7 +11,7 @@ from fastrnn import plan
 from fastrnn._nested import flatten
 from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import UnsupportedLayerError
-from fastrnn.layers.base import Layer, deserialize, to_mask
+from fastrnn.layers.base import Layer, deserialize, to_numeric
 from fastrnn.layers.core import Activation, Dense, Dropout
 from fastrnn.layers.rnn import RNN, RecurrentLayer, StatesLike, last_step_first
 
@@ -308,8 +308,13 @@ class TimeDistributed(Layer):
         self.layer._check_input((shape[0], *shape[2:]))
 
     def _to_mask(self, mask: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-        n_axes = min(max(2, np.ndim(mask)), len(shape))
-        return to_mask(mask, shape[:n_axes], f"layer {self.name!r}")
+        # What is behind the steps is for the layer inside, which may take no mask.
+        array = to_numeric(mask, f"layer {self.name!r}: mask")
+        if array.ndim < 2 or array.shape[:2] != tuple(shape[:2]):
+            raise ValueError(
+                f"layer {self.name!r}: expected a mask whose shape begins with {tuple(shape[:2])}; got {array.shape}"
+            )
+        return np.ascontiguousarray(array, np.bool_)
 
     def lower(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
         if isinstance(self.layer, self.same_for_every_step):

@@ -69,7 +69,7 @@ def copy_weights(obj: Any, layer: Any, spec: Any) -> None:
 
 
 def _merged_weights(obj: Any) -> list[np.ndarray]:
-    """Return the weights of a layer of Keras 3, with what LoRA learned in the layers inside it merged, as files have."""
+    """Return the weights of a layer of Keras 3, with what LoRA learned merged into them as it is in files."""
     merged: dict[int, Any] = {}
     for layer in obj._flatten_layers():
         if getattr(layer, "lora_enabled", False):
