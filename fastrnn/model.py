@@ -1,6 +1,7 @@
 """Models: layers connected to a graph, compiled to a plan on first use."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -74,6 +75,9 @@ class Model(Layer):
         super().__init__(name=name, **kwargs)
         self._layers: list[Layer] = []
         self._run_directly: Callable[[Any], Any] | None = None
+
+    calls_take_any_size = False
+    """Whether inputs of a call may have other sizes than declared, where the layers take them, as in Keras."""
 
     # What a subclass gives: the inputs, the structures of inputs and outputs, and the graph.
 
@@ -196,14 +200,19 @@ class Model(Layer):
 
     # -- compilation ------------------------------------------------------------------------------------------------
 
-    def _input_values(self, builder: Builder) -> list[Value]:
+    def _input_values(
+        self, builder: Builder, shapes: "Sequence[Shape] | None" = None
+    ) -> list[Value]:
+        """New values for the inputs, of the shapes that they are declared to have or of others."""
+        declared = [layer.batch_shape for layer in self._inputs]
         fixed_batch = self.stateful
         return [
             builder.value(
-                (layer.batch_shape[0] if fixed_batch else None, *layer.batch_shape[1:]),
-                dtype=as_dtype(layer.input_dtype),
+                (batch if fixed_batch else None, *shape[1:]), dtype=as_dtype(layer.input_dtype)
             )
-            for layer in self._inputs
+            for layer, (batch, *_), shape in zip(
+                self._inputs, declared, declared if shapes is None else shapes, strict=True
+            )
         ]
 
     def lower(self, builder: Builder, x: Nested) -> Nested:
@@ -222,22 +231,28 @@ class Model(Layer):
         self._run_directly = None
         super()._forget_plans()
 
-    def _executable(self, masked: tuple[bool, ...]) -> tuple[Executable, Nested]:
-        """Return what runs the model, and the structure of its outputs; `masked` says which inputs carry a mask."""
-        if masked not in self._executables:
+    def _executable(
+        self, masked: tuple[bool, ...], shapes: tuple[Shape, ...] | None = None
+    ) -> tuple[Executable, Nested]:
+        """Return what runs the model, and the structure of its outputs.
+
+        `masked` says which inputs carry a mask, `shapes` are the inputs' where they are not the declared ones.
+        """
+        form = masked, shapes
+        if form not in self._executables:
             builder = Builder(precision=self._precision)
-            values = self._input_values(builder)
+            values = self._input_values(builder, shapes)
             masks = {i: builder.mask() for i, carries in enumerate(masked) if carries}
             inputs = [replace(value, mask=masks.get(i)) for i, value in enumerate(values)]
             outputs = self._lower_graph(builder, inputs)
             buffers = [value.buffer for value in values] + list(masks.values())
             executable = Executable(builder, buffers, flatten(outputs))
-            self._executables[masked] = executable, map_structure(lambda value: None, outputs)
-            if not any(masked) and isinstance(outputs, Value) and len(values) == 1:
+            self._executables[form] = executable, map_structure(lambda value: None, outputs)
+            if form == ((False,), None) and isinstance(outputs, Value):
                 self._run_directly = executable.run_directly(
                     [value.shape for value in values], self._inputs[0].input_dtype
                 )
-        return self._executables[masked]
+        return self._executables[form]
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
@@ -272,10 +287,13 @@ class Model(Layer):
             f"model {self.name!r}: expected {len(names)} {what}, as {described}, a list or a dict by name; got {found}"
         )
 
-    def _flat_inputs(self, inputs: Nested) -> list[np.ndarray]:
-        """The arrays of `inputs`, a list in the order of a flat list of inputs, checked."""
+    def _flat_inputs(self, inputs: Nested, any_size: bool = False) -> list[np.ndarray]:
+        """The arrays of `inputs`, a list in the order of a flat list of inputs, checked.
+
+        With `any_size` their sizes need not be the declared ones: it is the layers that may refuse them.
+        """
         arrays = [
-            self._fit(array, layer)
+            self._fit(array, layer, any_size)
             for array, layer in zip(self._flat(inputs), self._inputs, strict=True)
         ]
         if len({len(array) for array in arrays}) > 1:
@@ -283,7 +301,7 @@ class Model(Layer):
             raise ValueError(f"model {self.name!r}: expected inputs of one batch size; got {sizes}")
         return arrays
 
-    def _fit(self, array: ArrayLike, layer: InputLayer) -> np.ndarray:
+    def _fit(self, array: ArrayLike, layer: InputLayer, any_size: bool) -> np.ndarray:
         """`array` as an input for `layer`; like Keras it adds or drops a last axis of size 1."""
         array = to_numeric(array, f"input {layer.name!r}")
         shape = layer.batch_shape
@@ -291,7 +309,8 @@ class Model(Layer):
             array = array[..., np.newaxis]
         elif array.ndim == len(shape) + 1 and array.shape[-1] == 1:
             array = array[..., 0]
-        if not fits(array.shape, (None, *shape[1:])):
+        known = (None,) * len(shape) if any_size else (None, *shape[1:])
+        if not fits(array.shape, known):
             raise ValueError(f"input {layer.name!r}: expected shape {shape}; got {array.shape}")
         if 0 in array.shape[1:]:
             raise ValueError(
@@ -336,7 +355,7 @@ class Model(Layer):
             return record(self, (inputs,), {"mask": mask, "training": training})
         self._refuse_training(training)
         self._build_for_call(inputs)
-        arrays = self._flat_inputs(inputs)
+        arrays = self._flat_inputs(inputs, self.calls_take_any_size)
         self._check_batch(arrays)
         return self._run(arrays, mask)
 
@@ -350,13 +369,44 @@ class Model(Layer):
             for one, array in zip(given, arrays, strict=True)
         ]
         masked = tuple(one is not None for one in masks)
-        executable, structure = self._executable(masked)
-        results = executable([*arrays, *(one for one in masks if one is not None)])
+        with self._naming_inputs(arrays):
+            executable, structure = self._executable(masked, self._other_shapes(arrays))
+            results = executable([*arrays, *(one for one in masks if one is not None)])
         return unflatten(structure, results)
+
+    @contextlib.contextmanager
+    def _naming_inputs(self, arrays: list[np.ndarray]) -> Iterator[None]:
+        """Let errors about inputs of other than the declared sizes say what was declared."""
+        try:
+            yield
+        except ValueError as error:
+            if self._other_shapes(arrays) is None:
+                raise
+            declared = ", ".join(str(layer.batch_shape) for layer in self._inputs)
+            given = ", ".join(str(array.shape) for array in arrays)
+            raise ValueError(
+                f"model {self.name!r}: expected inputs of shape {declared}, or of sizes that its layers take; "
+                f"got {given}: {error}"
+            ) from error
+
+    def _other_shapes(self, arrays: list[np.ndarray]) -> tuple[Shape, ...] | None:
+        """The inputs' shapes, with None for what is not declared so; None if all is."""
+        if all(
+            fits(array.shape[1:], layer.batch_shape[1:])
+            for array, layer in zip(arrays, self._inputs, strict=True)
+        ):
+            return None
+        return tuple(
+            tuple(
+                declared if size == declared else None
+                for size, declared in zip(array.shape, layer.batch_shape, strict=True)
+            )
+            for array, layer in zip(arrays, self._inputs, strict=True)
+        )
 
     def _run_on_nothing(self, arrays: list[np.ndarray]) -> Nested:
         """The empty outputs for empty inputs of a stateful model, whose batch size only full inputs can have."""
-        executable, structure = self._executable((False,) * len(arrays))
+        executable, structure = self._executable((False,) * len(arrays), self._other_shapes(arrays))
         batch = self._inputs[0].batch_shape[0]
         blanks = [np.zeros((batch, *array.shape[1:]), array.dtype) for array in arrays]
         results = executable(blanks, keep_states=False)
@@ -368,7 +418,7 @@ class Model(Layer):
         Parameters
         ----------
         x : array-like, or list or dict of array-like
-            As for calling the model.
+            As for calling the model; of any sizes that its layers take, such as other lengths than the declared one.
         batch_size : int, optional
             Has no effect: the engine chooses how many rows it takes at a time. A stateful model takes its own batch
             size, and carries its states from one group of rows to the next.
@@ -386,7 +436,7 @@ class Model(Layer):
             a constant in the model.
         """
         self._build_for_call(x)
-        arrays = self._flat_inputs(x)
+        arrays = self._flat_inputs(x, any_size=True)
         rows = len(arrays[0])
         if batch_size is not None:
             positive_integer(batch_size, "batch_size")
@@ -399,7 +449,9 @@ class Model(Layer):
                     f"of it; got {rows} rows"
                 )
         else:
-            plan = self._executable((False,) * len(arrays))[0].plan
+            with self._naming_inputs(arrays):
+                shapes = self._other_shapes(arrays)
+                plan = self._executable((False,) * len(arrays), shapes)[0].plan
             several = rows if plan.program is not None else ROWS_BETWEEN_NUMPY_STEPS
             group = plan.rows or several
         if self.stateful and rows == 0:
@@ -418,8 +470,8 @@ class Model(Layer):
         return outputs
 
     def predict_on_batch(self, x: Nested) -> Nested:
-        """Compute the model for one batch; the same as calling it."""
-        return self(x)
+        """Compute the model for one batch; the same as `predict`."""
+        return self.predict(x)
 
     def compile(self, *args: object, **kwargs: object) -> None:
         """Do nothing, for code written for Keras: loss, optimizer and metrics have no part in inference."""
@@ -543,6 +595,7 @@ class Sequential(Model):
     """
 
     module = "keras"
+    calls_take_any_size = True
 
     def __init__(
         self,

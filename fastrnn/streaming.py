@@ -575,7 +575,9 @@ class Steps:
 
     def start_arrays(self, start: Mapping[str, ArrayLike] | None) -> list[np.ndarray]:
         """What is given at the start as arrays in the inputs' dtypes."""
-        return [self.model._fit((start or {})[layer.name], layer) for layer in self.start_inputs]
+        return [
+            self.model._fit((start or {})[layer.name], layer, False) for layer in self.start_inputs
+        ]
 
 
 def _described(x: object) -> str:

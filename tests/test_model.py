@@ -854,7 +854,7 @@ def test_inputs_count_however_deep_they_are(structure, rng):
         np.testing.assert_array_equal(ours(given), x - y)
         np.testing.assert_array_equal(ours.predict(given), x - y)
     for given in ([x], x, [x, y, x], {"a": x}, {"p": x, "q": y}):
-        with pytest.raises(ValueError, match="named input|Missing data"):
+        with pytest.raises(ValueError, match=r"named input|Missing data"):
             theirs(given)
         with pytest.raises(ValueError, match="expected 2 inputs"):
             ours(given)
@@ -867,3 +867,66 @@ def test_one_input_however_deep_it_is(rng):
     x = rng.normal(size=(2, 4)).astype("float32")
     for given in (x, [x], [[x]], ((x,),)):
         np.testing.assert_allclose(ours(given), theirs(given), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="expected"):
+        ours([x, x, x])
+
+
+SEQUENTIALS = {
+    "LSTM": lambda: [keras.Input((6, 3)), keras.layers.LSTM(4), keras.layers.Dense(2)],
+    "TimeDistributed": lambda: [
+        keras.Input((6, 3)),
+        keras.layers.TimeDistributed(keras.layers.Dense(2)),
+    ],
+    "stateful": lambda: [keras.Input(batch_shape=(4, 6, 3)), keras.layers.GRU(4, stateful=True)],
+    "nested": lambda: [
+        keras.Input((6, 3)),
+        keras.Sequential([keras.Input((6, 3)), keras.layers.LSTM(2)]),
+    ],
+    "convolution": lambda: [
+        keras.Input((6, 3)),
+        keras.layers.Conv1D(3, 1),
+        keras.layers.MaxPooling1D(2, padding="same"),
+        keras.layers.Bidirectional(keras.layers.GRU(3)),
+    ],
+    "masked": lambda: [keras.Input((6, 3)), keras.layers.Masking(), keras.layers.GRU(3)],
+    "weightless": lambda: [keras.Input((6, 2)), keras.layers.GlobalAveragePooling1D()],
+}
+
+
+@pytest.mark.parametrize("kind", SEQUENTIALS)
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_sequential_takes_any_length(kind, suffix, rng, tmp_path):
+    theirs = keras.Sequential(SEQUENTIALS[kind]())
+    theirs.save(tmp_path / f"model{suffix}")
+    ours = fastrnn.load_model(tmp_path / f"model{suffix}")
+    for steps in (1, 3, 9, 6, 9):
+        x = rng.normal(size=(4, steps, 3)).astype("float32")
+        np.testing.assert_allclose(ours(x), theirs(x), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(ours.predict(x), theirs.predict(x, verbose=0), rtol=0, atol=1e-6)
+
+
+def test_a_functional_model_takes_any_length_in_predict_alone(rng):
+    x = keras.Input((6, 3))
+    theirs = keras.Model(x, keras.layers.Dense(2)(keras.layers.LSTM(4)(x)))
+    ours = fastrnn.from_keras(theirs)
+    longer = rng.normal(size=(4, 9, 3)).astype("float32")
+    for model in (theirs, ours):
+        with pytest.raises(ValueError, match=r"expected shape.*\(None, 6, 3\)"):
+            model(longer)
+    wanted = theirs.call(longer)
+    np.testing.assert_allclose(ours.predict(longer), wanted, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ours.predict_on_batch(longer), wanted, rtol=0, atol=1e-6)
+
+
+def test_layers_refuse_sizes_and_the_model_says_which_it_declares(rng):
+    flat = [layers.Flatten(), layers.Dense(2)]
+    for several, shape in [
+        ([layers.LSTM(4)], (4, 6, 5)),
+        (flat, (4, 9, 3)),
+        ([layers.LSTM(4)], (4, 6)),
+        ([layers.LSTM(4)], (4, 0, 3)),
+    ]:
+        model = fastrnn.Sequential([fastrnn.Input((6, 3)), *several])
+        for run in (model, model.predict):
+            with pytest.raises(ValueError, match=r"expected .*\(None, 6, 3\)|no empty axis"):
+                run(np.zeros(shape, "float32"))
