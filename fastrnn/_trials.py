@@ -41,6 +41,11 @@ Arguments = Any
 _CUTTING = ("hsplit", "vsplit", "dsplit")
 _QUANTILES = ("nanpercentile", "nanquantile", "percentile", "quantile")
 
+
+class TooCostlyError(ValueError):
+    """An operation would cost more than it may."""
+
+
 _budget: contextvars.ContextVar[_Budget | None] = contextvars.ContextVar("budget", default=None)
 
 
@@ -58,13 +63,13 @@ def limited() -> Iterator[None]:
 
 
 def charge(function: Callable[..., Any], args: Sequence[Nested], kwargs: dict[str, Nested]) -> None:
-    """Raise ValueError if function(*args, **kwargs) would cost too much; nothing outside of `limited`."""
+    """Raise TooCostlyError if function(*args, **kwargs) would cost too much; nothing outside of `limited`."""
     if _budget.get() is not None:
         _spend(_cost(function.__name__, function, args, kwargs), function.__name__)
 
 
 def charge_array(shape: Sequence[int]) -> None:
-    """Raise ValueError if an array of this shape would cost too much; nothing outside of `limited`."""
+    """Raise TooCostlyError if an array of this shape would cost too much; nothing outside of `limited`."""
     _spend(math.prod(shape), f"input of shape {tuple(shape)}")
 
 
@@ -73,13 +78,13 @@ def _spend(cost: float, what: str) -> None:
     if budget is None:
         return
     if not cost <= MOST_NUMBERS:
-        raise ValueError(
+        raise TooCostlyError(
             f"{what}: expected an operation that takes and gives at most {MOST_NUMBERS} numbers; "
             f"got {cost:.3g}"
         )
     budget.left -= cost
     if budget.left < 0:
-        raise ValueError(f"expected operations that give at most {MOST_IN_ALL} numbers in all")
+        raise TooCostlyError(f"expected operations that give at most {MOST_IN_ALL} numbers in all")
 
 
 def _cost(

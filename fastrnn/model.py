@@ -354,8 +354,11 @@ class Model(Layer):
         if holds_tensors(inputs, mask):
             return record(self, (inputs,), {"mask": mask, "training": training})
         self._refuse_training(training)
+        return self._compute(inputs, mask, self.calls_take_any_size)
+
+    def _compute(self, inputs: Nested, mask: Nested, any_size: bool) -> Nested:
         self._build_for_call(inputs)
-        arrays = self._flat_inputs(inputs, self.calls_take_any_size)
+        arrays = self._flat_inputs(inputs, any_size)
         self._check_batch(arrays)
         return self._run(arrays, mask)
 
@@ -470,8 +473,8 @@ class Model(Layer):
         return outputs
 
     def predict_on_batch(self, x: Nested) -> Nested:
-        """Compute the model for one batch; the same as `predict`."""
-        return self.predict(x)
+        """Compute the model for one batch, of any sizes that `predict` takes."""
+        return self._compute(x, None, any_size=True)
 
     def compile(self, *args: object, **kwargs: object) -> None:
         """Do nothing, for code written for Keras: loss, optimizer and metrics have no part in inference."""

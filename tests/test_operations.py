@@ -73,6 +73,60 @@ def test_sizes_that_are_not_known(rng, tmp_path):
     assert ours.output_shape == [(None, 5, 3), (None, 3), (None, 3)]
 
 
+def numbers(*shape):
+    return np.random.default_rng(3).normal(size=shape).astype("float32")
+
+
+OF_ONE_LENGTH = {
+    "reshape twice": (
+        lambda x: ops.reshape(keras.layers.Dense(4)(ops.reshape(x, (-1, 3))), (-1, 6, 4)),
+        (2, 6, 3),
+    ),
+    "a layer behind": (lambda x: keras.layers.GRU(3)(ops.reshape(x, (-1, 2, 9))), (2, 6, 3)),
+    "multiples of 5": (lambda x: ops.reshape(x, (-1, 5, 3)), (5, 7, 3)),
+    "multiples of 11": (
+        lambda x: ops.reshape(ops.transpose(x, (1, 0, 2)), (-1, 11, 3)),
+        (11, 6, 3),
+    ),
+    "all sizes": (lambda x: ops.reshape(x, (2, 6, 3)), (2, 6, 3)),
+    "one size": (lambda x: ops.reshape(x, (36,)), (2, 6, 3)),
+    "other sizes": (lambda x: ops.reshape(x, (4, 9)), (2, 6, 3)),
+    "parts of a batch": (lambda x: ops.split(ops.reshape(x, (-1, 3)), 7, axis=0), (7, 6, 3)),
+    "parts": (lambda x: ops.split(x, 5, axis=1), (2, 10, 3)),
+    "constant steps": (lambda x: ops.add(x, numbers(6, 3)), (2, 6, 3)),
+    "constant batch": (lambda x: ops.add(x, numbers(2, 1, 3)), (2, 6, 3)),
+    "constant batch and steps": (lambda x: ops.add(x, numbers(2, 6, 3)), (2, 6, 3)),
+    "product over steps": (lambda x: ops.matmul(numbers(2, 5, 6), x), (2, 6, 3)),
+    "einsum over steps": (lambda x: ops.einsum("btf,ts->bsf", x, numbers(6, 4)), (2, 6, 3)),
+    "joined": (lambda x: ops.concatenate([x, numbers(2, 6, 1)], axis=-1), (2, 6, 3)),
+    "a mask": (
+        lambda x: keras.layers.GRU(3)(x, mask=ops.logical_and(numbers(6) > 0, x[:, :, 0] > 0)),
+        (2, 6, 3),
+    ),
+    "a far step": (lambda x: x[:, 20], (2, 21, 3)),
+    "a farther step": (lambda x: x[:, 1000], (2, 1001, 3)),
+    "a step from the end": (lambda x: x[:, -100], (2, 101, 3)),
+    "a row": (lambda x: x[5], (8, 7, 3)),
+    "far steps": (lambda x: ops.take(x, [0, 20], axis=1), (2, 21, 3)),
+    "a late slice": (lambda x: ops.slice(x, (0, 30, 0), (2, 3, 3)), (2, 40, 3)),
+    "best of many": (lambda x: ops.top_k(x[:, :, 0], 15)[0], (2, 20, 3)),
+}
+"""Operations that only take some lengths, and an array that they take."""
+
+
+@pytest.mark.parametrize("kind", OF_ONE_LENGTH)
+def test_lengths_that_the_model_does_not_fix(kind, tmp_path):
+    make, shape = OF_ONE_LENGTH[kind]
+    inputs = keras.Input((None, 3))
+    outputs = make(inputs)
+    ours = check(keras.Model(inputs, outputs), numbers(*shape), tmp_path / "m.keras")
+    for mine, theirs in zip(
+        np.atleast_2d(np.array(ours.output_shape, object)), keras.tree.flatten(outputs), strict=True
+    ):
+        told = zip(mine, theirs.shape, strict=True)
+        assert all(b is None or a == b for a, b in told), (ours.output_shape, outputs)
+
+
 def test_numbers_without_axes(x, tmp_path):
     inputs = keras.Input((5, 2))
     total = ops.sum(inputs)

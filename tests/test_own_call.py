@@ -443,3 +443,15 @@ def test_from_keras_with_classes_of_users(rng):
     np.testing.assert_allclose(taken(x), model(x), atol=1e-5)
     layer = fastrnn.from_keras(model.layers[2], custom_objects=CUSTOM)
     np.testing.assert_allclose(layer(x), np.asarray(model.layers[2](x)), atol=1e-5)
+
+
+def test_a_call_that_takes_multiples_alone(rng):
+    class EveryFifth(layers.Layer):
+        def call(self, inputs):
+            return inputs.reshape(len(inputs), -1, 5, inputs.shape[-1])[:, :, 0]
+
+    x = fastrnn.Input((None, 3))
+    model = fastrnn.Model(x, layers.GRU(2)(EveryFifth()(x)))
+    sequences = rng.normal(size=(2, 20, 3)).astype("float32")
+    gru = model.layers[-1]
+    np.testing.assert_array_equal(model(sequences), gru(sequences[:, ::5]))

@@ -6,7 +6,8 @@ constants, in its calls.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, ClassVar
@@ -25,6 +26,12 @@ _TRIED_DTYPES = (np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.bool_))
 _TRIED_BATCHES = (2, 3)
 _TRIED_SIZES = (12, 24)
 """For the other unknown axes: they have many divisors, as an operation may cut such an axis into equal parts."""
+_LARGEST_AT_FIRST = 500
+"""A slice or the like is cut short by a size that is too small; the others are tried on smaller ones if that costs."""
+_LARGEST_TRIED = 1 << 12
+_MOST_SIZES_TRIED = 16
+_LARGEST_DIVISOR = 24
+"""Of the sizes that an operation's arguments speak of."""
 
 
 class Operation(Layer):
@@ -81,7 +88,7 @@ class Operation(Layer):
 
         try:
             with _trials.limited():
-                results = try_out(compute, values)
+                results = try_out(compute, values, *_sizes_in(arguments))
         except (TypeError, ValueError, IndexError) as error:
             raise ValueError(f"operation {self.name!r}: {error}") from error
         half = None
@@ -129,12 +136,18 @@ class Tried:
     dtype: np.dtype | None
 
 
-def try_out(compute: Callable[..., Nested], values: Sequence[plan.Value]) -> Nested:
+def try_out(
+    compute: Callable[..., Nested],
+    values: Sequence[plan.Value],
+    sizes: Sequence[int] = (),
+    above: int = 0,
+) -> Nested:
     """Return a `Tried` for each result of `compute`, found by calling it on arrays for these values.
 
     Their dtypes are tried first, with float32 for any floating-point numbers and for an unknown one. Where `compute`
     takes only others, the dtypes of what it returns say nothing, and are not told. An axis whose size is not known
-    before a call is one that follows the unknown sizes of the inputs.
+    before a call is one that follows the unknown sizes of the inputs; those may have to be multiples of `sizes`, or
+    some of them, and are tried `above` the indices that are given.
 
     Raises
     ------
@@ -150,20 +163,92 @@ def try_out(compute: Callable[..., Nested], values: Sequence[plan.Value]) -> Nes
         [dtype] * len(values) for dtype in _TRIED_DTYPES if any(dtype != one for one in known)
     ]
     errors: list[Exception] = []
-    # An unknown size may have to be that of another array: 1 is broadcast to it.
-    for sizes in (_TRIED_SIZES, (1, 1)):
+    for trial in _trials_with(sizes, above):
         for dtypes in (known, *others):
             try:
                 small, large = (
-                    compute(*map(_any_array, shapes, repeat(batch), repeat(size), dtypes))
-                    for batch, size in zip(_TRIED_BATCHES, sizes, strict=True)
+                    compute(*map(_any_array, shapes, repeat(batch), repeat(other), dtypes))
+                    for batch, other in zip(trial.batches, trial.others, strict=True)
                 )
+            except _trials.TooCostlyError as error:
+                if trial.others <= _TRIED_SIZES:
+                    raise
+                errors.append(error)
             except (TypeError, ValueError, IndexError) as error:
                 errors.append(error)
             else:
-                unknown = set() if sizes == _TRIED_SIZES else {1}
-                return _what_is_known(small, large, unknown, told=dtypes is known)
+                return _what_is_known(small, large, trial.not_known, told=dtypes is known)
     raise errors[0]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Two sizes for a batch that is not known, and two for all other axes that are not."""
+
+    batches: tuple[int, int] = _TRIED_BATCHES
+    others: tuple[int, int] = _TRIED_SIZES
+    not_known: frozenset[int] = frozenset()
+    """Sizes of results that say nothing."""
+
+
+def _trials_with(sizes: Sequence[int], above: int) -> Iterator[_Trial]:
+    """The sizes to try, the likeliest first."""
+    others, large = _above(min(above, _LARGEST_AT_FIRST)), _above(above)
+    yield _Trial(others=others)
+    if others != _TRIED_SIZES:
+        yield _Trial()
+    # An unknown size may have to be that of another array: 1 is broadcast to it.
+    yield _Trial(others=(1, 1), not_known=frozenset([1]))
+    multiples = [(size, 2 * size) for size in sizes]
+    for pair in [*multiples, large]:
+        yield _Trial(others=pair)
+        yield _Trial(pair, others)
+        yield _Trial(batches=pair, others=pair)
+    # Nothing but one size fits, so the results have the sizes that they have then.
+    for size in sizes:
+        yield _Trial(others=(size, size))
+        yield _Trial((size, size), others)
+    for batch in sizes:
+        for other in sizes:
+            yield _Trial((batch, batch), (other, other))
+
+
+def _above(number: int) -> tuple[int, int]:
+    """The sizes to try where they are to be larger than `number`."""
+    times = 1 + number // _TRIED_SIZES[0]
+    return times * _TRIED_SIZES[0], times * _TRIED_SIZES[1]
+
+
+def _sizes_in(arguments: Nested) -> tuple[list[int], int]:
+    """The sizes that a call's arguments speak of, and the largest number among them.
+
+    Sizes are those of arrays, numbers, products of several in a list, and what divides these.
+    """
+    found: dict[int, None] = {}
+    numbers = [0]
+
+    def enter(argument: Any) -> None:
+        if isinstance(argument, dict):
+            argument = list(argument.values())
+        elif isinstance(argument, slice):
+            argument = [argument.start or 0, argument.stop or 0]
+        if isinstance(argument, (list, tuple)):
+            sizes = [one for one in argument if isinstance(one, int) and one > 0]
+            if len(sizes) > 1:
+                found[math.prod(sizes)] = None
+            for one in argument:
+                enter(one)
+        elif isinstance(argument, int) and not isinstance(argument, bool):
+            found[abs(argument)] = None
+            numbers.append(abs(argument))
+        else:
+            found.update((size, None) for size in getattr(argument, "shape", ()) if size)
+
+    enter(arguments)
+    told = [size for size in found if 1 < size <= _LARGEST_TRIED][:_MOST_SIZES_TRIED]
+    divisors = {n for size in told for n in range(2, min(size, _LARGEST_DIVISOR)) if size % n == 0}
+    largest = max(number for number in numbers if number <= _LARGEST_TRIED)
+    return [*told, *sorted(divisors - set(told))], largest
 
 
 def _any_array(shape: Shape, batch: int, other: int, dtype: DTypeLike) -> np.ndarray:
@@ -174,7 +259,7 @@ def _any_array(shape: Shape, batch: int, other: int, dtype: DTypeLike) -> np.nda
     return (np.random.default_rng(0).random(sizes, np.float32) + np.float32(0.5)).astype(dtype)
 
 
-def _what_is_known(small: Nested, large: Nested, not_known: set[int], told: bool) -> Nested:
+def _what_is_known(small: Nested, large: Nested, not_known: Collection[int], told: bool) -> Nested:
     """The sizes that two results have in common, but those of `not_known`, and the dtypes if they are `told`."""
     counterparts = iter(flatten(large))
 

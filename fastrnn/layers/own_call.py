@@ -103,8 +103,7 @@ def _output_shapes(
     """The shapes that `call` returns, in its structure, and the layers inside built."""
     told = layer._tells_output_shape
     if not told or not all(child.built for child in layer._flat_children()):
-        # An axis whose size is not known before a call is one that follows the unknown sizes of the inputs.
-        small, large = (_try(layer, run, values, builder, n) for n in (2, 3))
+        small, large = _tried(layer, run, values, builder)
     if told:
         return layer.compute_output_shape(map_structure(lambda value: value.shape, x))
     sizes = [
@@ -115,6 +114,26 @@ def _output_shapes(
         for one, another in zip(flatten(small), flatten(large), strict=True)
     ]
     return unflatten(small, sizes)
+
+
+_TRIED_SIZES = ((2, 3), (12, 24), (60, 120))
+"""For the sizes that are not known before a call: those that differ follow them. Some calls take only multiples."""
+
+
+def _tried(
+    layer: "Layer",
+    run: Callable[..., Nested],
+    values: Sequence[plan.Value],
+    builder: plan.Builder,
+) -> list[Nested]:
+    """What `run` returns for two of the sizes that are not known."""
+    errors: list[Exception] = []
+    for sizes in _TRIED_SIZES:
+        try:
+            return [_try(layer, run, values, builder, n) for n in sizes]
+        except (TypeError, ValueError, IndexError) as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _try(
