@@ -13,6 +13,9 @@ from keras import layers
 
 import fastrnn
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
+from fastrnn.saving import _options
+from fastrnn.saving.building import build
+from fastrnn.saving.config import read_model
 
 DATA = Path(__file__).parent / "data"
 PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "models"
@@ -489,6 +492,72 @@ def test_lora_within_a_layer_in_memory(rng):
     for weight in layer.weights:
         weight.assign(rng.normal(size=weight.shape) / 3)
     np.testing.assert_allclose(fastrnn.from_keras(layer)(x, x), layer(x, x), rtol=0, atol=ATOL)
+
+
+# training=True within a model
+
+
+IN_TRAINING = {
+    "Dropout": lambda x: layers.Dropout(0.5)(x, training=True),
+    "GaussianNoise": lambda x: layers.GaussianNoise(0.5)(x, training=True),
+    "BatchNormalization": lambda x: layers.BatchNormalization()(x, training=True),
+    "LSTM": lambda x: layers.LSTM(3, dropout=0.5)(x, training=True),
+    "GRU": lambda x: layers.GRU(3, recurrent_dropout=0.5)(x, training=True),
+    "Bidirectional": lambda x: layers.Bidirectional(layers.GRU(3, dropout=0.5))(x, training=True),
+    "MultiHeadAttention": lambda x: layers.MultiHeadAttention(2, 3, dropout=0.5)(
+        x, x, training=True
+    ),
+    "TimeDistributed": lambda x: layers.TimeDistributed(layers.Dropout(0.5))(x, training=True),
+    "model": lambda x: keras.Sequential([keras.Input((6, 3)), layers.Dropout(0.5)])(
+        x, training=True
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("kind", IN_TRAINING)
+def test_predict_goes_before_training_within_a_model_of_keras_3(kind, suffix, tmp_path, rng):
+    x = keras.Input((6, 3))
+    model = keras.Model(x, IN_TRAINING[kind](x))
+    for weight in model.weights:
+        if weight.dtype == "float32":
+            weight.assign(weight + rng.random(weight.shape) / 4)
+    model.save(tmp_path / f"model{suffix}")
+    numbers = rng.normal(size=(4, 6, 3)).astype("float32")
+    wanted = model.predict(numbers, verbose=0)
+    for ours in (fastrnn.load_model(tmp_path / f"model{suffix}"), fastrnn.from_keras(model)):
+        np.testing.assert_allclose(ours.predict(numbers), wanted, rtol=0, atol=ATOL)
+        np.testing.assert_allclose(ours(numbers), wanted, rtol=0, atol=ATOL)
+
+
+@pytest.mark.parametrize(
+    ("described", "matters"),
+    [
+        ({"class_name": "Dropout", "config": {"name": "a", "rate": 0.5}}, True),
+        ({"class_name": "Dropout", "config": {"name": "a", "rate": 0.0}}, False),
+        ({"class_name": "GaussianNoise", "config": {"name": "a", "stddev": 0.5}}, True),
+        ({"class_name": "BatchNormalization", "config": {"name": "a"}}, True),
+        ({"class_name": "LSTM", "config": {"name": "a", "units": 2, "dropout": 0.5}}, True),
+        ({"class_name": "LSTM", "config": {"name": "a", "units": 2}}, False),
+    ],
+)
+def test_training_within_a_model_of_keras_2_is_refused(described, matters):
+    shape = {"name": "in", "batch_input_shape": [None, 6, 3]}
+    config = {
+        "name": "m",
+        "layers": [
+            {"class_name": "InputLayer", "name": "in", "config": shape, "inbound_nodes": []},
+            {**described, "name": "a", "inbound_nodes": [[["in", 0, 0, {"training": True}]]]},
+        ],
+        "input_layers": [["in", 0, 0]],
+        "output_layers": [["a", 0, 0]],
+    }
+    spec = read_model({"class_name": "Functional", "config": config}, (2, 15), _options())
+    if not matters:
+        build(spec)
+        return
+    with pytest.raises(UnsupportedLayerError, match=r"layer 'a'.*without training=True.*save it"):
+        build(spec)
 
 
 # Older layouts of weights

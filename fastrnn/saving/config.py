@@ -713,8 +713,9 @@ class _Reader:
             kwargs = {**dict(zip(_RECURRENT_ARGUMENTS, args[1:], strict=False)), **kwargs}
             args = args[:1]
         kwargs = {key: value for key, value in kwargs.items() if value is not None}
-        if kwargs.get("training") is False:
-            del kwargs["training"]
+        # The training=False of Keras 3's predict goes before what a call within the model says, in Keras 2 it does not.
+        if self.version >= (3,) or kwargs.get("training") is False:
+            kwargs.pop("training", None)
         return NodeSpec(spec.name, tuple(args), kwargs)
 
     def listed_constant(self, value: Any, here: Path, is_operation: bool) -> Any:

@@ -42,7 +42,7 @@ class NodeSpec:
         Positional arguments: nested lists, tuples and dicts of `TensorRef` and constants.
     kwargs : dict
         Keyword arguments of the same kinds, such as ``initial_state`` and ``mask``; those that
-        only say what is so anyway (``mask=None``, ``training=False``) are left out.
+        only say what is so anyway (``mask=None``, ``training=False``, in Keras 3 any ``training``) are left out.
     """
 
     layer: str
