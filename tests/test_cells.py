@@ -155,16 +155,23 @@ def test_reset_states_before_the_first_call_fixes_the_batch(rng):
     ours(np.zeros((2, 5, 4)))
 
 
-def test_a_stack_of_one_cell_returns_its_states_by_themselves(rng):
+def test_a_stack_of_one_cell_returns_one_entry(rng):
+    x = rng.normal(size=(2, 5, 4))
     for name, n_states in (("LSTMCell", 2), ("GRUCell", 1)):
         cell = getattr(layers, name)(3)
         ours = layers.RNN([cell], return_state=True)
-        x = rng.normal(size=(2, 5, 4))
-        got = ours(x)
+        output, entry = got = ours(x)
         expected = layers.RNN(cell, return_state=True)(x)
-        assert len(got) == 1 + n_states
-        assert_same(got, expected, 0)
-        assert_same(ours(x, initial_state=[list(got[1:])]), ours(x, initial_state=got[1:]), 0)
+        assert isinstance(entry, list)
+        assert len(entry) == n_states
+        assert_same((output, *entry), expected, 0)
+        for given in ([entry], entry):
+            assert_same(ours(x, initial_state=given), ours(x, initial_state=got[1:]), 0)
+        assert ours.compute_output_shape((2, 5, 4)) == ((2, 3), [(2, 3)] * n_states)
+        both = layers.Bidirectional(layers.RNN([cell], return_state=True))(x)
+        assert [isinstance(part, list) for part in both] == [False, True, True]
+    theirs = keras.layers.RNN([keras.layers.LSTMCell(3)], return_state=True)
+    assert theirs.compute_output_shape((2, 5, 4)) == ((2, 3), [(2, 3), (2, 3)])
 
 
 def test_a_stack_called_by_itself(rng):

@@ -615,8 +615,8 @@ class Layer:
             self._refuse_training(bool(given.pop("training", False)))
         except ValueError as error:
             raise UnsupportedLayerError(
-                f"layer {self.name!r}: a call of it within the model has training=True, which Keras 2 obeys in predict, "
-                f"too: build the same model without training=True, give it the weights, and save it ({error})"
+                f"layer {self.name!r}: a call of it within the model has training=True, which Keras 2 obeys in "
+                f"predict, too: build the same model without training=True, give it the weights, and save it ({error})"
             ) from error
         first = self.call_arguments[0]
         if type(self).call is Layer.call:

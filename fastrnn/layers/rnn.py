@@ -601,9 +601,8 @@ class RNN(RecurrentLayer):
         return (output, *self._entries([(batch, *shape) for shape in shapes]))
 
     def _entries(self, flat: Sequence[Any]) -> list[Any]:
-        """Flat states as Keras returns them after an output: one entry a cell; the cell's own for a stack of one."""
-        entries = self._cell.structured(flat)
-        return entries[0] if len(entries) == 1 and isinstance(entries[0], list) else entries
+        """Flat states as Keras returns them after an output: each state of a cell, or one entry a cell of a stack."""
+        return self._cell.structured(flat)
 
     def _shape_of_inputs(self, ndim: int) -> Shape:
         return (None, None, *(self._cell.step_shape or (None,) * (ndim - 2)))
