@@ -23,9 +23,11 @@ from fastrnn.layers.base import (
     to_mask,
     to_numeric,
 )
-from fastrnn.layers.core import positive_integer
+from fastrnn.layers.core import Dense, positive_integer
+from fastrnn.layers.einsum_dense import EinsumDense
 from fastrnn.layers.lambda_layer import Lambda
 from fastrnn.layers.operations import Operation
+from fastrnn.layers.quantized import InputRounding
 from fastrnn.plan import Builder, Executable, Value
 from fastrnn.saving.config import constructor_options
 from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
@@ -946,7 +948,12 @@ def layer_from_spec(spec: LayerSpec) -> Layer:
         raise UnsupportedLayerError(
             f"layer {spec.name!r} of class {spec.class_name} is not supported"
         )
-    return LOADABLE[spec.class_name].from_config(_config_of(spec))
+    layer = LOADABLE[spec.class_name].from_config(_config_of(spec))
+    how = spec.quantization
+    if how is not None and (how.mode == "float8" or how.input_range is not None):
+        assert isinstance(layer, (Dense, EinsumDense))
+        layer.input_rounding = InputRounding(how.input_range, how.epsilon)
+    return layer
 
 
 def _config_of(spec: LayerSpec) -> Config:

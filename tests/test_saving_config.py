@@ -357,7 +357,7 @@ def test_dtypes_of_old_files():
     assert layer("Dense", KERAS_2, units=2, dtype=policy).config["dtype"] is None
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int8_from_float32", "complex64"])
+@pytest.mark.parametrize("dtype", ["int8", "gptq/4/128_from_float32", "complex64"])
 def test_other_dtypes_are_refused(dtype):
     with pytest.raises(UnsupportedLayerError, match=r"Dense 'one'.*dtype"):
         layer("Dense", units=2, dtype=dtype)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from fastrnn import activations, initializers, plan
-from fastrnn._types import ActivationLike, InitializerLike, Shape
+from fastrnn._types import ActivationLike, Config, InitializerLike, Shape
 from fastrnn.layers.array import ArrayLayer
 from fastrnn.layers.core import over_timesteps
+from fastrnn.layers.quantized import InputRounding
 
 
 class EinsumDense(ArrayLayer):
@@ -97,15 +98,44 @@ class EinsumDense(ArrayLayer):
         self.kernel_constraint, self.bias_constraint = kernel_constraint, bias_constraint
         self.quantization_config = quantization_config
 
+    input_rounding: InputRounding | None = None
+    """What rounds the inputs of a layer that Keras has quantized."""
+
     @property
     def kernel(self) -> np.ndarray:
         """ndarray."""
         return self._weights["kernel"]
 
     @property
+    def reduced_axes(self) -> str:
+        """str: the axes of the equation over which products are summed."""
+        return "".join(axis for axis in self._kernel_axes if axis not in self._output_axes)
+
+    def spread_over_output(self, numbers: np.ndarray) -> np.ndarray:
+        """Return numbers for each output, in a shape that broadcasts to the output, in one that does to the kernel."""
+        kept = [axis for axis in self._output_axes if axis in self._kernel_axes]
+        sizes = dict(zip(self._kernel_axes, self.kernel.shape, strict=True))
+        numbers = numbers.reshape([sizes[axis] for axis in kept])
+        in_order = sorted(range(len(kept)), key=lambda i: self._kernel_axes.index(kept[i]))
+        shape = [1 if axis in self.reduced_axes else sizes[axis] for axis in self._kernel_axes]
+        return numbers.transpose(in_order).reshape(shape)
+
+    def shape_over_output(self) -> Shape:
+        """Return the shape of numbers for each output, with 1 for the axes that do not come from the kernel."""
+        sizes = dict(zip(self._kernel_axes, self.kernel.shape, strict=True))
+        rest = [1] * (self.built_rank - len(self._input_axes))
+        own = [sizes.get(axis, 1) for axis in self._output_axes]
+        return (*rest, *own) if self._rest_first else (*own, *rest)
+
+    @property
     def bias(self) -> np.ndarray | None:
         """ndarray or None."""
         return self._weights.get("bias")
+
+    def get_config(self) -> Config:
+        if self.input_rounding is not None:
+            raise NotImplementedError(f"layer {self.name!r}: a quantized layer has no config")
+        return super().get_config()
 
     def build(self, input_shape: Shape) -> None:
         self._check_input(input_shape)
@@ -119,6 +149,9 @@ class EinsumDense(ArrayLayer):
             ]
             rest = len(input_shape) - len(self._input_axes) if self._rest_last else 0
             self.add_weight((*shape, *[1] * rest), self.bias_initializer, name="bias")
+        if self.input_rounding is not None and self.input_rounding.limits is None:
+            self.add_weight((), "ones", trainable=False, name="inputs_scale")
+        self.built_rank = len(input_shape)
         super().build(input_shape)
 
     def _check_input(self, shape: Shape) -> None:
@@ -170,6 +203,10 @@ class EinsumDense(ArrayLayer):
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         (x,) = arrays
+        if self.input_rounding is not None:
+            first = x.ndim - len(self._input_axes) if self._rest_first else 0
+            axes = [first + self._input_axes.index(axis) for axis in self.reduced_axes]
+            x = self.input_rounding(x, axes, self._weights.get("inputs_scale"))
         y = np.einsum(self.equation, x, self.kernel, optimize=True)
         y = y if self.bias is None else y + self.bias
         return y if self.activation is activations.linear else self.activation(y)

@@ -21,7 +21,14 @@ from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.layers.base import snake_case
 from fastrnn.saving import nodedefs
 from fastrnn.saving.eras import ANYTHING, ERAS, IGNORED
-from fastrnn.saving.spec import LayerSpec, LoRA, ModelSpec, NodeSpec, TensorRef
+from fastrnn.saving.spec import (
+    LayerSpec,
+    LoRA,
+    ModelSpec,
+    NodeSpec,
+    Quantization,
+    TensorRef,
+)
 
 MAX_JSON_BYTES = 32 << 20
 MAX_LAYERS = 10_000
@@ -265,6 +272,7 @@ class _Reader:
                 f"{_where(here)}: {foreign!r} is a class of the model's author; "
                 "pass yours for it in custom_objects"
             )
+        quantization, config = self.quantization(class_name, config, here)
         shared_id = described.get("shared_object_id")
         if class_name in MODEL_CLASSES:
             return self.model(class_name, own_name, config, described, here, shared_id)
@@ -278,6 +286,7 @@ class _Reader:
             shared_id=shared_id if isinstance(shared_id, int) else None,
             build_shapes=_build_shapes(described, here),
             lora=_lora(config, here),
+            quantization=quantization,
         )
 
     def name_for_model(self) -> str:
@@ -458,6 +467,61 @@ class _Reader:
         if self.version < (3,) and re.fullmatch(r"u?int(8|16|32|64)|bool", value):
             return None  # the type of the input; weights were float32 all the same
         raise UnsupportedLayerError(f"{_where(here)}: the dtype {value!r} is not supported")
+
+    def quantization(
+        self, class_name: str, config: Config, here: Path
+    ) -> tuple[Quantization | None, Config]:
+        """Read how a layer is quantized; returns it, and the config with the dtype that it was quantized from."""
+        dtype = config.get("dtype")
+        mode, source = _quantized_dtype(dtype)
+        described = config.get("quantization_config")
+        if class_name in _QUANTIZED:
+            config = {key: value for key, value in config.items() if key != "quantization_config"}
+        inner = config.get("layer")
+        if class_name == "TimeDistributed" and isinstance(inner, dict):
+            inner = inner.get("config")
+            if isinstance(inner, dict) and _quantized_dtype(inner.get("dtype"))[0] is not None:
+                raise UnsupportedLayerError(
+                    f"{_where(here)}: the layer inside is quantized, and Keras forgets its scales there; "
+                    "quantize the model without it"
+                )
+        if mode is None:
+            return None, config
+        kind, _, size = mode.partition("/")
+        if class_name not in _QUANTIZED or kind not in _QUANTIZED[class_name]:
+            raise UnsupportedLayerError(
+                f"{_where(here)}: the dtype {mode[:80]!r} of a {class_name} is not supported; quantized layers are "
+                "Dense, EinsumDense and Embedding of int8 or int4, and Dense and EinsumDense of float8"
+            )
+        block_size = None
+        if size and size != "-1":
+            block_size = _counts("block_size", int(size) if size.isdecimal() else size, here)
+        config = {**config, "dtype": source}
+        if class_name == "Embedding":
+            return Quantization(kind, block_size), config
+        quantizer: Any = {"config": {}} if kind == "int8" else None
+        if described is not None:
+            options = _object(described, here, "quantization_config").get("config")
+            quantizer = _object(options, here, "quantization_config").get("activation_quantizer")
+        if kind == "float8":
+            return Quantization(kind, amax_history_length=_history_length(dtype, here)), config
+        if quantizer is None or block_size is not None:
+            return Quantization(kind, block_size), config
+        quantizer = _object(quantizer, here, "activation_quantizer")
+        options = _object(quantizer.get("config"), here, "activation_quantizer")
+        if quantizer.get("class_name", "AbsMaxQuantizer") != "AbsMaxQuantizer":
+            raise UnsupportedLayerError(
+                f"{_where(here)}: the quantizer {str(quantizer['class_name'])[:80]!r} is not supported"
+            )
+        limits = options.get("value_range", [-127, 127])
+        if isinstance(limits, dict):
+            limits = limits.get("items")
+        epsilon = options.get("epsilon", 1e-7)
+        if not (isinstance(limits, list) and len(limits) == 2 and all(map(_is_int, limits))):
+            raise _error(here, f"expected two whole numbers as value_range, got {str(limits)[:80]}")
+        if not isinstance(epsilon, int | float) or not math.isfinite(epsilon):
+            raise _error(here, f"expected a number as epsilon, got {str(epsilon)[:80]}")
+        return Quantization(kind, None, (limits[0], limits[1]), float(epsilon)), config
 
     def value(self, key: str, value: Any, here: Path, depth: int = 0) -> Any:
         """Read any JSON value: a plain one, or one of the objects that Keras writes."""
@@ -857,6 +921,40 @@ def _build_shape(described: Config, path: Path) -> Shape | None:
     if shape is None and isinstance(shapes, dict):
         shape = next(iter(shapes.values()), None)
     return _shape(shape, path)
+
+
+_QUANTIZED = {
+    "Dense": ("int8", "int4", "float8"),
+    "EinsumDense": ("int8", "int4", "float8"),
+    "Embedding": ("int8", "int4"),
+}
+"""The modes in which layers can be quantized."""
+
+
+def _quantized_dtype(dtype: Any) -> tuple[str | None, str | None]:
+    """Return the mode of a quantized dtype policy and the policy's name that it was made from, or twice None."""
+    if isinstance(dtype, dict):
+        dtype = dtype.get("config")
+    if isinstance(dtype, dict):
+        mode, source = dtype.get("mode"), dtype.get("source_name")
+        if isinstance(mode, str) and isinstance(source, str):
+            return mode, source
+        dtype = dtype.get("name")
+    found = (
+        re.fullmatch(r"([a-z]+\d*(?:/[-\d]+)*)_from_(\w+)", dtype)
+        if isinstance(dtype, str)
+        else None
+    )
+    return (found[1], found[2]) if found else (None, None)
+
+
+def _history_length(dtype: Any, path: Path) -> int:
+    """Return how many numbers the histories of a layer of float8 have."""
+    options = dtype.get("config") if isinstance(dtype, dict) else None
+    length = options.get("amax_history_length", 1024) if isinstance(options, dict) else 1024
+    if not _is_int(length) or length < 1:
+        raise _error(path, f"expected a positive amax_history_length, got {str(length)[:80]}")
+    return int(length)
 
 
 def _lora(config: Config, path: Path) -> LoRA | None:

@@ -58,6 +58,12 @@ def copy_weights(obj: Any, layer: Any, spec: Any) -> None:
     """Copy the weights of a Keras object into the built layer or model that came from it."""
     if not is_model(obj):
         if _is_keras_3(obj):
+            inside = [layer for layer in obj._flatten_layers() if layer is not obj]
+            if any(getattr(layer, "quantization_mode", None) for layer in inside):
+                raise UnsupportedLayerError(
+                    f"{type(obj).__name__} {obj.name!r}: a layer inside is quantized, which no config tells; "
+                    "Keras cannot load a file of it either"
+                )
             assign_arrays(layer, spec, _merged_weights(obj), trainable_first=False)
         else:
             assign_arrays(layer, spec, obj.get_weights(), trainable_first=True)
@@ -69,16 +75,14 @@ def copy_weights(obj: Any, layer: Any, spec: Any) -> None:
 
 
 def _merged_weights(obj: Any) -> list[np.ndarray]:
-    """Return the weights of a layer of Keras 3, with what LoRA learned merged into them as it is in files."""
-    merged: dict[int, Any] = {}
-    for layer in obj._flatten_layers():
-        if getattr(layer, "lora_enabled", False):
-            what = "kernel" if hasattr(layer, "lora_kernel_a") else "embeddings"
-            merged[id(getattr(layer, f"_{what}"))] = getattr(layer, what)
-            for beside in ("a", "b"):
-                merged[id(getattr(layer, f"lora_{what}_{beside}"))] = None
-    weights = (merged.get(id(weight), weight) for weight in obj.weights)
-    return [np.asarray(weight) for weight in weights if weight is not None]
+    """Return the weights of a layer of Keras 3 as an archive would have them: those that LoRA learned merged."""
+    inside = {id(weight) for child in obj._layers for weight in child.weights}
+    own = [weight for weight in obj.weights if id(weight) not in inside]
+    if getattr(obj, "lora_enabled", False) or getattr(obj, "quantization_mode", None):
+        stored: dict[str, Any] = {}
+        obj.save_own_variables(stored)
+        own = [stored[key] for key in sorted(stored, key=int)]
+    return [*map(np.asarray, own), *(w for child in obj._layers for w in _merged_weights(child))]
 
 
 def copy_states(obj: Any, layer: Any) -> None:

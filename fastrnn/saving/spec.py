@@ -59,6 +59,30 @@ class LoRA:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a layer's weights are stored in fewer bits, and what its inputs are rounded to.
+
+    Attributes
+    ----------
+    mode : {"int8", "int4", "float8"}
+    block_size : int or None
+        Of int4: how many numbers share a scale and a zero; None is one scale for each output.
+    input_range : (int, int) or None
+        The whole numbers that inputs are rounded to; None leaves them as they are. Those of float8 are always rounded.
+    epsilon : float
+        Added to the largest input before its scale is computed.
+    amax_history_length : int
+        Of float8: how many numbers its histories hold, which count in training only.
+    """
+
+    mode: str
+    block_size: int | None = None
+    input_range: tuple[int, int] | None = None
+    epsilon: float = 1e-7
+    amax_history_length: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
 class LayerSpec:
     """One layer.
 
@@ -83,6 +107,7 @@ class LayerSpec:
         The shapes of all inputs that the layer was built with, as far as the file says so.
     lora : LoRA or None
         What was learned beside the kernel, where the layer has that.
+    quantization : Quantization or None
     """
 
     class_name: str
@@ -93,6 +118,7 @@ class LayerSpec:
     custom: Any = None
     build_shapes: tuple[Shape, ...] = ()
     lora: LoRA | None = None
+    quantization: Quantization | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from fastrnn.errors import ModelFormatError
 from fastrnn.layers.base import snake_case
 from fastrnn.saving.config import parse_version
 from fastrnn.saving.hdf5 import Group, StoredArray
+from fastrnn.saving.quantized import StoredArrays
 from fastrnn.saving.spec import LayerSpec, LoRA, ModelSpec
 
 if TYPE_CHECKING:
@@ -156,6 +157,8 @@ class _Holder:
     trainable : bool
     lora : LoRA or None
         What files by order hold beside the layer's weights; others hold the sum.
+    quantized : StoredArrays or None
+        What files hold instead of the layer's weights.
     """
 
     layer: "Layer"
@@ -163,6 +166,7 @@ class _Holder:
     path: tuple[str, ...]
     trainable: bool
     lora: LoRA | None = None
+    quantized: StoredArrays | None = None
 
     @property
     def class_name(self) -> str:
@@ -174,35 +178,66 @@ class _Holder:
         is_trainable = {name: self.trainable and name not in fixed for name in self.layer._weights}
         return [name for name in is_trainable if trainable in (None, is_trainable[name])]
 
+    def stored_names(self) -> list[str]:
+        """Return the names of the arrays in an archive: those of a quantized layer are not its weights."""
+        return self.names() if self.quantized is None else list(self.quantized.described())
+
     def names_by_order(self, trainable: bool) -> list[str]:
-        """Return the names of the arrays that are (not) trainable, of which LoRA has two, and freezes the first."""
-        if self.lora is None:
+        """Return the names of the arrays that are (not) trainable in a file by order."""
+        if self.lora is None and self.quantized is None:
             return self.names(trainable)
+        # What is quantized, and what LoRA learns beside, is frozen; LoRA's two come last.
         frozen, *others = self.layer._weights
-        beside = [*others, *_LORA] if self.trainable else []
+        fixed = [frozen]
+        if self.quantized is not None and self.quantized.quantization.mode == "float8":
+            # As a layer that starts so makes them; Keras cannot load those of one that was quantized later.
+            names = self.quantized.described()
+            own = [name for name in (frozen, "bias") if name in names]
+            every = [*(name for name in names if name not in own), *own]
+            return every if trainable == self.trainable else []
+        if self.quantized is not None:
+            fixed = [name for name in self.quantized.described() if name not in others]
+        if self.lora is not None:
+            others = [*others, *_LORA]
         if trainable:
-            return beside
-        return [frozen] if self.trainable else [frozen, *others, *_LORA]
+            return others if self.trainable else []
+        if self.trainable:
+            return fixed
+        return [*others, *fixed] if self.quantized is not None else [*fixed, *others]
 
     def shapes(self, names: list[str]) -> Shapes:
         return [self._shape(name) for name in names]
 
-    def dtype(self, name: str) -> np.dtype:
-        return self.layer._weights[name].dtype if name not in _LORA else np.dtype(np.float32)
+    def dtype(self, name: str) -> DTypeLike:
+        if name in _LORA:
+            return np.float32
+        if self.quantized is not None:
+            return self.quantized.described()[name][1]
+        return self.layer._weights[name].dtype
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        if self.lora is None or name not in _LORA:
-            return tuple(self.layer._weights[name].shape)
-        *rows, columns = next(iter(self.layer._weights.values())).shape
-        return (*rows, self.lora.rank) if name == _LORA[0] else (self.lora.rank, columns)
+        if self.lora is not None and name in _LORA:
+            *rows, columns = next(iter(self.layer._weights.values())).shape
+            return (*rows, self.lora.rank) if name == _LORA[0] else (self.lora.rank, columns)
+        if self.quantized is not None:
+            return self.quantized.described()[name][0]
+        return tuple(self.layer._weights[name].shape)
 
-    def merge_lora(self, values: Values) -> None:
-        """Replace what is stored for LoRA by the sum of it and what it was learned beside."""
-        if self.lora is None:
-            return
-        first, second = (values.pop((id(self.layer), name)) for name in _LORA)
-        share = np.float32(self.lora.alpha / self.lora.rank)
-        values[id(self.layer), next(iter(self.layer._weights))] += share * (first @ second)
+    def merge(self, values: Values) -> None:
+        """Replace what is stored for a layer that is quantized, or has LoRA, by its weights."""
+        own = {
+            name: values.pop(key)
+            for key in [*values]
+            if key[0] == id(self.layer)
+            for name in key[1:]
+        }
+        beside = [own.pop(name) for name in _LORA if name in own]
+        weights = own if self.quantized is None else self.quantized.weights(own)
+        if self.lora is not None and beside:
+            share = np.float32(self.lora.alpha / self.lora.rank)
+            first = next(iter(self.layer._weights))
+            weights[first] = weights[first] + share * (beside[0] @ beside[1])
+        values.update({(id(self.layer), name): array for name, array in weights.items()})
 
 
 class _Tree:
@@ -238,7 +273,10 @@ class _Tree:
             return
         trainable = trainable and getattr(layer, "trainable", True)
         if layer._weights:
-            yield _Holder(layer, place, path, trainable, getattr(spec, "lora", None))
+            quantization = getattr(spec, "quantization", None)
+            quantized = None if quantization is None else StoredArrays(layer, quantization)
+            lora = getattr(spec, "lora", None)
+            yield _Holder(layer, place, path, trainable, lora, quantized)
         for attribute, child in layer._children():
             specs = spec.config.get(attribute) if spec else None
             if isinstance(child, list):
@@ -377,8 +415,6 @@ def _find_by_order(
     for (_, holders), (name, arrays) in zip(expected, stored, strict=True):
         place = f"{group.place} > {name}"
         values |= _match(_trainable_first(holders), arrays, place, version)
-        for holder in holders:
-            holder.merge_lora(values)
     return values
 
 
@@ -417,7 +453,7 @@ def _group_at(root: Group, path: tuple[str, ...]) -> Group | None:
 
 
 def _all_of(holders: list[_Holder]) -> Parts:
-    return [(holder, holder.names()) for holder in holders]
+    return [(holder, holder.stored_names()) for holder in holders]
 
 
 def _trainable_first(holders: list[_Holder]) -> Parts:
@@ -446,6 +482,9 @@ def _match(
         for name, array in zip(names, arrays, strict=True):
             values[id(holder.layer), name] = array
         stored = stored[count:]
+    for holder in {id(holder): holder for holder, _ in parts}.values():
+        if holder.lora is not None or holder.quantized is not None:
+            holder.merge(values)
     if stored:
         raise ModelFormatError(f"{place} holds {len(stored)} arrays more than the model takes")
     return values
