@@ -1,7 +1,7 @@
 """Models: layers connected to a graph, compiled to a plan on first use."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -203,13 +203,18 @@ class Model(Layer):
     # -- compilation ------------------------------------------------------------------------------------------------
 
     def _input_values(
-        self, builder: Builder, shapes: "Sequence[Shape] | None" = None
-    ) -> list[Value]:
-        """New values for the inputs, of the shapes that they are declared to have or of others."""
+        self, builder: Builder, shapes: Sequence[Shape | None] | None = None
+    ) -> list[Any]:
+        """New values for the inputs, of the shapes that they are declared to have or of others; None for those without.
+
+        An optional input that is not given has none.
+        """
         declared = [layer.batch_shape for layer in self._inputs]
         fixed_batch = self.stateful
         return [
-            builder.value(
+            None
+            if shape is None
+            else builder.value(
                 (batch if fixed_batch else None, *shape[1:]), dtype=as_dtype(layer.input_dtype)
             )
             for layer, (batch, *_), shape in zip(
@@ -234,7 +239,7 @@ class Model(Layer):
         super()._forget_plans()
 
     def _executable(
-        self, masked: tuple[bool, ...], shapes: tuple[Shape, ...] | None = None
+        self, masked: tuple[bool, ...], shapes: tuple[Shape | None, ...] | None = None
     ) -> tuple[Executable, Nested]:
         """Return what runs the model, and the structure of its outputs.
 
@@ -245,9 +250,9 @@ class Model(Layer):
             builder = Builder(precision=self._precision)
             values = self._input_values(builder, shapes)
             masks = {i: builder.mask() for i, carries in enumerate(masked) if carries}
-            inputs = [replace(value, mask=masks.get(i)) for i, value in enumerate(values)]
+            inputs = [value and replace(value, mask=masks.get(i)) for i, value in enumerate(values)]
             outputs = self._lower_graph(builder, inputs)
-            buffers = [value.buffer for value in values] + list(masks.values())
+            buffers = [value.buffer for value in values if value] + list(masks.values())
             executable = Executable(builder, buffers, flatten(outputs))
             self._executables[form] = executable, map_structure(lambda value: None, outputs)
             if form == ((False,), None) and isinstance(outputs, Value):
@@ -289,17 +294,20 @@ class Model(Layer):
             f"model {self.name!r}: expected {len(names)} {what}, as {described}, a list or a dict by name; got {found}"
         )
 
-    def _flat_inputs(self, inputs: Nested, any_size: bool = False) -> list[np.ndarray]:
-        """The arrays of `inputs`, a list in the order of a flat list of inputs, checked.
+    def _flat_inputs(self, inputs: Nested, any_size: bool = False) -> list[np.ndarray | None]:
+        """The arrays of `inputs`, a list in the order of a flat list of inputs, checked; None for one that is optional.
 
         With `any_size` their sizes need not be the declared ones: it is the layers that may refuse them.
         """
         arrays = [
-            self._fit(array, layer, any_size)
+            None if array is None and layer.optional else self._fit(array, layer, any_size)
             for array, layer in zip(self._flat(inputs), self._inputs, strict=True)
         ]
-        if len({len(array) for array in arrays}) > 1:
-            sizes = ", ".join(str(len(array)) for array in arrays)
+        lengths = [len(array) for array in arrays if array is not None]
+        if not lengths:
+            raise ValueError(f"model {self.name!r}: expected at least one input")
+        if len(set(lengths)) > 1:
+            sizes = ", ".join(map(str, lengths))
             raise ValueError(f"model {self.name!r}: expected inputs of one batch size; got {sizes}")
         return arrays
 
@@ -322,11 +330,12 @@ class Model(Layer):
             return rounded(array, layer.input_dtype)
         return np.asarray(array, layer.input_dtype)
 
-    def _check_batch(self, arrays: list[np.ndarray]) -> None:
+    def _check_batch(self, arrays: list[np.ndarray | None]) -> None:
         batch = self._inputs[0].batch_shape[0]
-        if self.stateful and batch is not None and len(arrays[0]) != batch:
+        first = next(array for array in arrays if array is not None)
+        if self.stateful and batch is not None and len(first) != batch:
             raise ValueError(
-                f"model {self.name!r} is stateful with a batch of {batch}; got an input of shape {arrays[0].shape}"
+                f"model {self.name!r} is stateful with a batch of {batch}; got an input of shape {first.shape}"
             )
 
     def __call__(self, inputs: Nested, mask: Nested = None, training: bool = False) -> Nested:
@@ -336,6 +345,7 @@ class Model(Layer):
         ----------
         inputs : array-like, or list or dict of array-like
             Each (batch, ...): in the structure of the Keras model's inputs, or a flat list, or a dict by input name.
+            None stands for an input that is optional.
         mask : array-like of bool, shape (batch, time), or a list of them and None, optional
         training : bool
             An error if a layer has dropout.
@@ -367,53 +377,59 @@ class Model(Layer):
     def _build_for_call(self, inputs: Nested) -> None:
         """Build a model whose input shape is known only now."""
 
-    def _run(self, arrays: list[np.ndarray], mask: Nested = None) -> Nested:
+    def _run(self, arrays: list[np.ndarray | None], mask: Nested = None) -> Nested:
         given = [None] * len(arrays) if mask is None else self._flat(mask, "masks")
         masks = [
-            None if one is None else to_mask(one, array.shape[:2], f"model {self.name!r}")
+            None
+            if one is None or array is None
+            else to_mask(one, array.shape[:2], f"model {self.name!r}")
             for one, array in zip(given, arrays, strict=True)
         ]
         masked = tuple(one is not None for one in masks)
         with self._naming_inputs(arrays):
             executable, structure = self._executable(masked, self._other_shapes(arrays))
-            results = executable([*arrays, *(one for one in masks if one is not None)])
+            results = executable([one for one in (*arrays, *masks) if one is not None])
         return unflatten(structure, results)
 
     @contextlib.contextmanager
-    def _naming_inputs(self, arrays: list[np.ndarray]) -> Iterator[None]:
+    def _naming_inputs(self, arrays: list[np.ndarray | None]) -> Iterator[None]:
         """Let errors about inputs of other than the declared sizes say what was declared."""
         try:
             yield
         except ValueError as error:
-            if self._other_shapes(arrays) is None:
+            if self._other_shapes(arrays) is None or any(array is None for array in arrays):
                 raise
             declared = ", ".join(str(layer.batch_shape) for layer in self._inputs)
-            given = ", ".join(str(array.shape) for array in arrays)
+            given = ", ".join(str(array.shape) for array in arrays if array is not None)
             raise ValueError(
                 f"model {self.name!r}: expected inputs of shape {declared}, or of sizes that its layers take; "
                 f"got {given}: {error}"
             ) from error
 
-    def _other_shapes(self, arrays: list[np.ndarray]) -> tuple[Shape, ...] | None:
-        """The inputs' shapes, with None for what is not declared so; None if all is."""
+    def _other_shapes(self, arrays: list[np.ndarray | None]) -> tuple[Shape | None, ...] | None:
+        """The inputs' shapes, with None for what is not declared so, and for one not given; None if all is."""
+        pairs = list(zip(arrays, self._inputs, strict=True))
         if all(
-            fits(array.shape[1:], layer.batch_shape[1:])
-            for array, layer in zip(arrays, self._inputs, strict=True)
+            array is not None and fits(array.shape[1:], layer.batch_shape[1:])
+            for array, layer in pairs
         ):
             return None
         return tuple(
-            tuple(
+            None
+            if array is None
+            else tuple(
                 declared if size == declared else None
                 for size, declared in zip(array.shape, layer.batch_shape, strict=True)
             )
-            for array, layer in zip(arrays, self._inputs, strict=True)
+            for array, layer in pairs
         )
 
-    def _run_on_nothing(self, arrays: list[np.ndarray]) -> Nested:
+    def _run_on_nothing(self, arrays: list[np.ndarray | None]) -> Nested:
         """The empty outputs for empty inputs of a stateful model, whose batch size only full inputs can have."""
         executable, structure = self._executable((False,) * len(arrays), self._other_shapes(arrays))
         batch = self._inputs[0].batch_shape[0]
-        blanks = [np.zeros((batch, *array.shape[1:]), array.dtype) for array in arrays]
+        given = [array for array in arrays if array is not None]
+        blanks = [np.zeros((batch, *array.shape[1:]), array.dtype) for array in given]
         results = executable(blanks, keep_states=False)
         return unflatten(structure, [result[:0] for result in results])
 
@@ -442,7 +458,7 @@ class Model(Layer):
         """
         self._build_for_call(x)
         arrays = self._flat_inputs(x, any_size=True)
-        rows = len(arrays[0])
+        rows = next(len(array) for array in arrays if array is not None)
         if batch_size is not None:
             positive_integer(batch_size, "batch_size")
         batch = self._inputs[0].batch_shape[0]
@@ -465,7 +481,7 @@ class Model(Layer):
             outputs = self._run(arrays)
         else:
             parts = [
-                self._run([a[start : start + group] for a in arrays])
+                self._run([None if a is None else a[start : start + group] for a in arrays])
                 for start in range(0, rows, group)
             ]
             leaves = zip(*map(flatten, parts), strict=True)
@@ -876,8 +892,11 @@ class Functional(Model):
         def value_of(leaf: Any) -> Any:
             return values[leaf] if isinstance(leaf, TensorRef) else leaf
 
+        missing = {ref for ref, value in values.items() if value is None}
         for name, index, node in self._calls:
             layer = self._by_name[name]
+            if missing:
+                _refuse_missing(layer, node, missing)
             args, kwargs = map_structure(value_of, node.args), map_structure(value_of, node.kwargs)
             outputs = lower_call(layer, builder, args, kwargs)
             for number, output in enumerate(flatten(outputs)):
@@ -885,6 +904,19 @@ class Functional(Model):
             if shapes is not None:
                 shapes.setdefault(layer, map_structure(lambda output: output.shape, outputs))
         return map_structure(value_of, self._outputs)
+
+
+def _refuse_missing(layer: Layer, node: NodeSpec, missing: Collection[TensorRef]) -> None:
+    """Raise ValueError if a call needs one of the `missing` inputs, which have to be arguments of their own."""
+    first, *others = [*node.args, *node.kwargs.values()]
+    optional = [one for one in others if isinstance(one, TensorRef)]
+    needed = [one for one in flatten([first, others]) if one in missing and one not in optional]
+    if needed or isinstance(layer, Operation):
+        names = ", ".join(repr(ref.layer) for ref in needed or missing)
+        if needed or any(one in missing for one in optional):
+            raise ValueError(
+                f"layer {layer.name!r}: expected a tensor for the input {names}; got None"
+            )
 
 
 def _without_list_of_one(structure: Nested) -> Nested:

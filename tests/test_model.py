@@ -929,3 +929,43 @@ def test_layers_refuse_sizes_and_the_model_says_which_it_declares(rng):
         for run in (model, model.predict):
             with pytest.raises(ValueError, match=r"expected .*\(None, 6, 3\)|no empty axis"):
                 run(np.zeros(shape, "float32"))
+
+
+def optional_inputs(kind):
+    x = keras.Input((6, 3), name="x")
+    shapes = {"mask": ((6,), "bool"), "state": ((4,), "float32")}
+    shape, dtype = shapes[kind]
+    other = keras.Input(shape, dtype=dtype, name="y", optional=True)
+    named = {"mask": other} if kind == "mask" else {"initial_state": other}
+    return keras.Model([x, other], keras.layers.GRU(4)(x, **named))
+
+
+@pytest.mark.parametrize("kind", ["mask", "state"])
+def test_an_optional_input(kind, rng, tmp_path):
+    theirs = optional_inputs(kind)
+    theirs.save(tmp_path / "model.keras")
+    x = rng.normal(size=(2, 6, 3)).astype(F32)
+    other = rng.random((2, 6)) > 0.3 if kind == "mask" else rng.normal(size=(2, 4)).astype(F32)
+    for ours in (fastrnn.from_keras(theirs), fastrnn.load_model(tmp_path / "model.keras")):
+        for given in ([x, other], [x, None], {"x": x, "y": None}, [x, other]):
+            wanted = theirs(given)
+            np.testing.assert_allclose(ours(given), wanted, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(ours.predict(given), wanted, rtol=0, atol=1e-6)
+        for given in ({"x": x}, [x], [None, other]):
+            with pytest.raises(ValueError, match=r"not optional|input"):
+                theirs(given)
+            with pytest.raises((ValueError, TypeError), match="input"):
+                ours(given)
+
+
+def test_an_optional_input_that_a_layer_needs(rng):
+    x, other = keras.Input((4,), name="x"), keras.Input((4,), name="other", optional=True)
+    given = [rng.normal(size=(2, 4)).astype(F32), None]
+    for outputs in (
+        keras.layers.Add()([x, other]),
+        keras.layers.Dense(2)(other),
+        keras.ops.add(x, other),
+    ):
+        ours = fastrnn.from_keras(keras.Model([x, other], outputs))
+        with pytest.raises(ValueError, match="expected a tensor for the input 'other'; got None"):
+            ours(given)

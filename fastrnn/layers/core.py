@@ -29,7 +29,8 @@ class InputLayer(Layer):
         With the batch, instead of `shape` and `batch_size`.
     name : str, optional
     optional : bool
-        Kept for the config.
+        Whether a model can be called with None for the input, where it is an argument of its own that a layer can do
+        without, such as a mask or an initial state.
 
     Raises
     ------
