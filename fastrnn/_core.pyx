@@ -1,9 +1,9 @@
 """The compiled core: arrays in, arrays out, and nothing of Keras but the order of its weights.
 
 setup.py builds this one source for each instruction set and number type; `fastrnn._dispatch` imports the one that
-fits. The parts, each of which knows only those above it: activations, numbers, panels (products on packed weights), narrow (the
-same on fewer bits), columns (the same with rows in lanes), cells, indices, team, recurrence (the loop over time), lanes
-(the same with rows in lanes), program (what Python sees), small_steps, streams.
+fits. The parts, each of which knows only those above it: activations, numbers, panels (products on packed weights),
+narrow (the same on fewer bits), columns (the same with rows in lanes), cells, indices, team, recurrence (the loop over
+time), lanes (the same with rows in lanes), program (what Python sees), small_steps, streams.
 """
 from libc.math cimport log
 from libc.string cimport memcpy, memmove, memset

@@ -22,8 +22,8 @@ S = TypeVar("S", bound=Step)
 MOST_CANCELLED = 0.75
 """How many deviations a mean may be from 0 for its subtraction to move behind a product.
 
-x W - mean W rounds sums that are larger than what is left of them by the root of 1 + (mean / deviation)**2: with 0.75 the
-error is 1.25 times that of normalised inputs, with 7.5 it was 7 times.
+x W - mean W rounds sums that are larger than what is left of them by the root of 1 + (mean / deviation)**2: with 0.75
+the error is 1.25 times that of normalised inputs, with 7.5 it was 7 times.
 """
 
 MOST_TABLE_BYTES = 1 << 25
@@ -134,7 +134,9 @@ def affine_and_products(step: Step, readers: Sequence[Step]) -> list[Step] | Non
         if kernel is None:
             return None
         # The means of what is multiplied by the rounded kernel: its rounding then counts for what is left of x alone.
-        bias = step.shift.astype(np.float64) @ weights.kernel - step.center.astype(np.float64) @ kernel
+        bias = (
+            step.shift.astype(np.float64) @ weights.kernel - step.center.astype(np.float64) @ kernel
+        )
         kernels.append(kernel)
         biases.append(bias + (0 if weights.bias is None else weights.bias))
     moved = [replace(one, sources=(*step.sources, *one.sources[1:])) for one in readers]

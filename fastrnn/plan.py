@@ -548,7 +548,7 @@ class Stateful(Protocol):
 
 
 LEAST_UNITS_OF_INT8 = 64
-"""Units below which int8 saves no time beside bfloat16 but errs more: a SimpleRNN of 32 units by 0.083 and not 0.011."""
+"""Units below which int8 saves no time beside bfloat16 but errs more: a SimpleRNN of 32 by 0.083 and not 0.011."""
 
 
 @dataclass

@@ -153,7 +153,7 @@ cdef inline void add_through_memory(
     const real** start, Py_ssize_t start_at, real** x, Py_ssize_t k, Py_ssize_t last, const real* panel,
     real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
-    """out[r] = start[r] + x[r][k:last] @ panel in the one order of sums, where registers hold one sum a number of `out`.
+    """out[r] = start[r] + x[r][k:last] @ panel in the one order of sums, where registers hold one sum for each number.
 
     A start of NULL is what `out` holds.
     """
@@ -206,9 +206,9 @@ cdef inline void tile(
 ) noexcept nogil:
     """out[r] = start[r] + x[r] @ x_panel + h[r] @ h_panel for `rows` rows and `vectors` vectors of a panel of `stride`.
 
-    Of h the numbers from `h_first`, where a block starts, to `h_last` - 1 are taken, and one of the products takes some;
-    a start of NULL is what `out` holds. The constants are known where this is inlined, so the loops over them vanish and
-    sums are registers only.
+    Of h the numbers from `h_first`, where a block starts, to `h_last` - 1 are taken, and one of the products takes
+    some; a start of NULL is what `out` holds. The constants are known where this is inlined, so the loops over them
+    vanish and sums are registers only.
     """
     cdef vec totals[MOST_SUMS]
     cdef const real* begin
