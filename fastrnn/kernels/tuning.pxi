@@ -9,7 +9,7 @@ cdef enum:
     # Sums in flight that hide the latency of a multiply-add: 4 cycles, one or two started in each.
     SUMS_IN_FLIGHT = 8
     # Products of a block, which is two sums (panels.pxi). SimpleRNN(128) over 100 steps errs by 4.1e-7 of its largest
-    # output with sums of 32 products, 7.2e-7 with 64, and 3.3e-7 with 16, which took tiles of many rows 3 to 6 % longer.
+    # output with sums of 32 products, 7.2e-7 with 64, and 3.3e-7 with 16, which take many rows 3 to 6 % longer.
     SUM_BLOCK = 64
     # Sums that a tile can have: registers.
     MOST_SUMS = TILE_ROWS * TILE_VECTORS
