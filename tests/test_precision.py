@@ -284,7 +284,7 @@ def stack():
             layers.TimeDistributed(layers.GRU(9)),
             layers.Bidirectional(layers.LSTM(10, return_sequences=True)),
             fastrnn.Sequential(
-                [fastrnn.Input((6, 20)), layers.SimpleRNN(12, return_sequences=True)]
+                [fastrnn.Input((6, 20)), layers.SimpleRNN(64, return_sequences=True)]
             ),
             layers.RNN([layers.GRUCell(8, reset_after=False), layers.LSTMCell(7)]),
             layers.Dense(3),
@@ -308,7 +308,9 @@ def test_every_recurrence_of_a_model_is_narrow(precision, rng):
         steps += inner.steps if inner is not None else ()
     cells = [step for step in steps if hasattr(step, "kernel") and hasattr(step, "cell")]
     assert len(cells) == 6
-    assert {step.precision for step in cells} == {precision}
+    for step in cells:
+        few = len(step.cell.recurrent_kernel) < 64
+        assert step.precision == ("bfloat16" if few else precision)
     errors = np.abs(model(x) - exact)
     assert 1e-6 < errors.max() < 0.03 * np.abs(exact).max()
     for name in (None, "float32"):
