@@ -12,14 +12,23 @@ SOURCES := setup.py $(shell find fastrnn -name '*.pyx' -o -name '*.px[di]' -o -n
 # $(call pyproject,KEYS): the list under these keys of pyproject.toml, an item a line.
 pyproject = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 
-.PHONY: demo test bench bench-all bench-check bench-baseline lint format build clean
+.PHONY: demo test quick test-all bench bench-all bench-check bench-baseline lint format build clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/fastrnn demo
 
+# A sample of every sweep, in which any two values meet. FASTRNN_SWEEP_SEED=anything draws another.
 test: $(VENV)/test.stamp
+	$(BIN)/pytest --numprocesses auto --sweep sample
+
+# For the loop at the desk.
+quick: $(VENV)/test.stamp
+	$(BIN)/pytest --sweep quick
+
+# Every case of every sweep.
+test-all: $(VENV)/test.stamp
 	$(BIN)/pytest --numprocesses auto
 
 bench: $(VENV)/bench.stamp

@@ -10,12 +10,46 @@ import numpy as np
 import pytest
 from keras.src.backend.common import dtypes
 
+from tests.sampling import LEVELS, sampled
+
 # Off TensorFlow, Keras computes some float64 operations in float32. With TensorFlow's rule its
 # NumPy backend is a judge for float64 too.
 dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
 
 
+SEED_VARIABLE = "FASTRNN_SWEEP_SEED"
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("sweeps")
+    group.addoption(
+        "--sweep",
+        choices=["all", *LEVELS],
+        default="all",
+        help="which cases of parametrized tests run; see tests/sampling.py (default: all)",
+    )
+    group.addoption(
+        "--sweep-seed",
+        default=os.environ.get(SEED_VARIABLE, "0"),
+        help=f"what draws a sample, any text (default: ${SEED_VARIABLE} or 0)",
+    )
+
+
+def pytest_report_header(config):
+    level, seed = config.option.sweep, config.option.sweep_seed
+    return "sweeps: all cases" if level == "all" else f"sweeps: --sweep={level} --sweep-seed={seed}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    kept = sampled(items, config.option.sweep, config.option.sweep_seed)
+    chosen = set(map(id, kept))
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
+    items[:] = kept
+
+
 def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: starts programs or trains; not part of --sweep=quick")
     config.addinivalue_line("filterwarnings", "error:::fastrnn")
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:keras")
 

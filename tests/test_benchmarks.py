@@ -159,6 +159,7 @@ def tiny_comparison(monkeypatch):
     return ["--quick", "--threads", "1"]
 
 
+@pytest.mark.slow
 def test_driver_times_the_installed_engines(tiny_comparison, tmp_path, capsys):
     if importlib.util.find_spec("jax") is None:
         pytest.skip("Keras on JAX is the peer of this test")
@@ -258,6 +259,7 @@ def test_a_call_that_is_longer_than_the_cap_is_timed_once():
     assert 2 <= len(samples) <= 3
 
 
+@pytest.mark.slow
 def test_a_worker_tells_what_went_wrong():
     worker = Worker("no such engine", 1)
     with pytest.raises(WorkerError, match=r"no such engine failed:(.|\n)*KeyError"):
@@ -387,6 +389,7 @@ def test_limit_of_images_counts_every_place():
     assert limits.limit(images, MACHINE) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_machine_is_measured(monkeypatch):
     monkeypatch.setattr(machine, "REPEATS", 3)
     measured = machine.measure(1)
@@ -450,6 +453,7 @@ def test_growth_is_told_by_its_power():
     assert growth.edges(points, two) == {"L1": pytest.approx(11.18, abs=0.01)}
 
 
+@pytest.mark.slow
 def test_growth_is_drawn_with_the_caches_and_without_what_failed(tmp_path):
     points = [*grown("units", {8: 1.0, 16: None, 64: 32.0}), *grown("batch", {1: 1.0, 2: 2.0})]
     levels = machine.Level("L1", 10_000, 40.0), machine.Level("L2", 10**9, 30.0), MACHINE.levels[-1]
@@ -510,6 +514,7 @@ def threads_as_before():
     fastrnn.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("threads_as_before")
 def test_contention_compares_with_a_quiet_thread():
     quiet, *others = contention.measure_one(single("lstm", 2, 3, 1, 4), 0.01)
@@ -566,11 +571,13 @@ def test_startup_is_told_as_a_ratio_to_what_must_be_imported(monkeypatch):
     assert startup.MODEL.exists()
 
 
+@pytest.mark.slow
 def test_startup_runs_its_programs():
     for program in startup.PROGRAMS.values():
         assert 0 < startup.seconds(program, startup.MODEL) < 60
 
 
+@pytest.mark.slow
 def test_bulk_measures_memory_and_throughput():
     result = bulk.predict(50_000, 1)
     assert 0 <= result["memory"] < 64
@@ -586,6 +593,7 @@ def test_a_subject_writes_all_it_printed(tmp_path, monkeypatch, capsys):
     assert json.loads(file.read_text())["results"] == [{"quick": True}]
 
 
+@pytest.mark.slow
 def test_streams_tell_latencies_and_what_a_pool_is_of_a_batch(monkeypatch):
     before = fastrnn.get_num_threads()
     monkeypatch.setattr(streams, "ASYNC_RATE", 500)

@@ -33,6 +33,7 @@ def quick_timing(monkeypatch):
     monkeypatch.setattr(cli.sunspots, "median_seconds", lambda call: 1e-6)
 
 
+@pytest.mark.slow
 def test_demo_prints_errors_and_speed_and_draws(tmp_path, capsys):
     picture = tmp_path / "picture.png"
     assert cli.main(["demo", "--output", str(picture)]) == 0
@@ -45,6 +46,7 @@ def test_demo_prints_errors_and_speed_and_draws(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [picture]
 
 
+@pytest.mark.slow
 def test_demo_writes_sunspots_png_here_by_default(tmp_path, monkeypatch, quick_timing):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["demo"]) == 0

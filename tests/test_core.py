@@ -703,6 +703,7 @@ def resident_bytes():
         return int(file.read().split()[1]) * 4096
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow(core, rng):
     steps, _ = chain(core, rng, hidden=40)
     program = core.Program(6, steps, [0], [5, 1])

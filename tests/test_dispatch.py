@@ -16,6 +16,7 @@ import pytest
 import fastrnn
 from fastrnn import _dispatch, layers
 
+pytestmark = pytest.mark.slow
 ROOT = Path(fastrnn.__file__).parent.parent
 BASE = importlib.import_module("fastrnn._core_base_f32")
 LEVELS = [level for level in _dispatch._built_levels() if BASE.cpu_has(level)]

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import random
 import subprocess
 import sys
 import warnings
@@ -14,6 +15,7 @@ import fastrnn
 from fastrnn import activations, reference
 from tests.backends import as_on_tensorflow
 from tests.pairs import pairwise
+from tests.sampling import drawn
 
 KERAS_ACTIVATIONS = [name for name in activations.NAMES if name != "hard_sigmoid_keras2"]
 # glu halves the width, so a state cannot feed back; threshold needs arguments a name cannot give.
@@ -234,19 +236,25 @@ def test_sweep(number):
     assert_layer_gives(results, case, weights, calls)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["base", "v3", "v4"])
-def test_sweep_on_every_instruction_set(isa):
+def test_sweep_on_every_instruction_set(isa, pytestconfig):
+    level, seed = pytestconfig.option.sweep, pytestconfig.option.sweep_seed
+    numbers = drawn(range(len(CASES)), level, random.Random(f"{seed} {isa}"))
     environment = os.environ | {"FASTRNN_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run(
-        [sys.executable, __file__], env=environment, capture_output=True, text=True
+        [sys.executable, __file__, *map(str, numbers)],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     if f"FASTRNN_ISA={isa}: expected one of" in run.stderr:
         pytest.skip(f"this machine does not run {isa}")
     assert run.returncode == 0, run.stderr
 
 
-def sweep_with_the_oracle_alone():
-    for number in range(len(CASES)):
+def sweep_with_the_oracle_alone(numbers):
+    for number in numbers:
         case = prepared(number)
         for threads in (1, 2):
             fastrnn.set_num_threads(threads)
@@ -375,10 +383,6 @@ def test_go_backwards_is_the_reversed_input(name, x):
         np.testing.assert_array_equal(got, expected)
 
 
-if __name__ == "__main__":
-    sweep_with_the_oracle_alone()
-
-
 OF_NUMBERS = {
     "Activation": {"activation": "tanh"},
     "BatchNormalization": {},
@@ -420,3 +424,7 @@ def test_a_model_of_a_batch_of_numbers():
     ours, x = fastrnn.from_keras(theirs), np.arange(5, dtype="float32") - 2
     for got, wanted in zip(ours(x), theirs(x), strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+if __name__ == "__main__":
+    sweep_with_the_oracle_alone(map(int, sys.argv[1:]))

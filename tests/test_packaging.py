@@ -10,6 +10,7 @@ import pytest
 
 import fastrnn
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 DATA = {"fastrnn/data/sunspots-monthly.csv", "fastrnn/data/sunspots.keras"}
 

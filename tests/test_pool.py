@@ -482,6 +482,7 @@ def test_a_cancelled_step_is_not_taken_and_crosses_no_other(in_thread, model, mo
                 np.testing.assert_allclose(got, streams[i].step(x[i, t]), rtol=0, atol=3e-6)
 
 
+@pytest.mark.slow
 def test_long_steps_leave_the_event_loop_free(monkeypatch):
     big = sequential(L.LSTM(512))
     pool = big.stream_pool(200)

@@ -140,6 +140,7 @@ def test_the_files_that_are_changed_here_are_good(write_archive, with_weights, l
 # Nothing is executed, imported or opened
 
 
+@pytest.mark.slow
 def test_loading_executes_imports_and_opens_nothing(tmp_path, write_archive):
     """An audit hook watches loads of files that ask for code; a load before it warms imports up."""
     bad = {
@@ -306,6 +307,7 @@ def test_structures_nested_too_deep(place, with_config):
             fastrnn.load_model(with_config(f'{before}"{place}": {deep}{after[end:]}'))
 
 
+@pytest.mark.slow
 def test_many_layers_take_no_more_than_their_share_of_time(write_archive):
     layers = [
         {"class_name": "Activation", "config": {"name": f"a{i}", "activation": "relu"}}
@@ -438,6 +440,7 @@ def operation_config(*calls):
     return {"module": "keras", "class_name": "Functional", "config": config}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COSTLY)
 def test_operations_that_would_cost_too_much(name, with_config, monkeypatch):
     args, kwargs = COSTLY[name]
@@ -765,6 +768,7 @@ def test_truncated_hdf5(keep, tmp_path, write_archive):
         fastrnn.load_model(write_archive(model__weights__h5=content[:keep]))
 
 
+@pytest.mark.slow
 def test_random_damage_is_refused_or_harmless(tmp_path, rng):
     """Bytes changed anywhere in a file give a model or a clear error, never anything else."""
     content = weights_bytes()

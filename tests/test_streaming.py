@@ -689,6 +689,7 @@ def test_large_batches_use_threads_and_tiles(batch, rng):
     np.testing.assert_allclose(got, model(x), rtol=0, atol=5e-6)
 
 
+@pytest.mark.slow
 def test_steps_do_not_grow_memory(model):
     stream = model.stream()
     x, out = np.zeros(4, "float32"), np.zeros(2, "float32")
@@ -714,6 +715,7 @@ def test_steps_do_not_grow_memory(model):
     assert grown < 1000
 
 
+@pytest.mark.slow
 def test_threads_that_share_a_stream_are_told(rng):
     model = sequential(L.LSTM(512, return_sequences=True), L.LSTM(512))
     stream = model.stream(batch_size=64)
@@ -829,6 +831,7 @@ def test_a_snapshot_of_another_model_is_refused(model):
             other.stream(state=saved)
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_in_another_process(tmp_path, rng):
     theirs = keras_model(
         keras.layers.Masking(), keras.layers.LSTM(5, return_sequences=True), keras.layers.GRU(3)

@@ -89,6 +89,7 @@ def test_median_seconds_is_not_moved_by_a_slow_call():
     assert 0.001 <= sunspots.median_seconds(call, budget=0.1) < 0.05
 
 
+@pytest.mark.slow
 def test_train_writes_a_model_that_runs(tmp_path):
     path = tmp_path / "retrained.keras"
     done = subprocess.run(

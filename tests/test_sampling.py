@@ -1,0 +1,74 @@
+"""Samples of sweeps: what they keep, and that one seed gives one sample."""
+
+import itertools
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+
+from tests.sampling import FEWEST, LEVELS, drawn, sampled
+
+ROWS, KINDS, BUILDS = (1, 96, 97, 193), ("lstm", "gru", "rnn"), ("v3", "base")
+
+
+def items(**parameters):
+    """A test's items, as pytest has them, for the product of these parameters."""
+    values = [
+        dict(zip(parameters, row, strict=True)) for row in itertools.product(*parameters.values())
+    ]
+    return [
+        SimpleNamespace(
+            nodeid=f"test_a.py::test[{number}]",
+            callspec=SimpleNamespace(params=params),
+            get_closest_marker=lambda name: None,
+        )
+        for number, params in enumerate(values)
+    ]
+
+
+def alone(slow=False):
+    """A test without parameters."""
+    mark = "a mark" if slow else None
+    name = "slow" if slow else "other"
+    return SimpleNamespace(nodeid=f"test_a.py::{name}", get_closest_marker=lambda _: mark)
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "a commit"])
+@pytest.mark.parametrize(("level", "together"), [("quick", 1), ("sample", 2)])
+def test_values_that_have_to_meet_do(level, together, seed):
+    every = items(rows=ROWS, kind=KINDS, build=BUILDS)
+    kept = [item.callspec.params for item in sampled(every, level, seed)]
+    assert len(kept) < len(every)
+    parameters = {"rows": ROWS, "kind": KINDS, "build": BUILDS}
+    for names in itertools.combinations(parameters, together):
+        met = {tuple(params[name] for name in names) for params in kept}
+        assert met == set(itertools.product(*(parameters[name] for name in names)))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_of_numbered_cases_a_share_is_kept_on_some_build_each(level):
+    kept = sampled(items(number=range(400), build=BUILDS), level, "0")
+    numbers = {item.callspec.params["number"] for item in kept}
+    assert len(numbers) == max(FEWEST, math.ceil(LEVELS[level][1] * 400))
+    assert {item.callspec.params["build"] for item in kept} == set(BUILDS)
+    assert len(kept) <= len(numbers) + 1
+
+
+def test_a_seed_gives_one_sample_whatever_is_collected_beside_it():
+    every = items(number=range(400), build=BUILDS)
+    assert sampled(every, "sample", "0") == sampled([alone(), *every], "sample", "0")[1:]
+    assert sampled(every, "sample", "0") != sampled(every, "sample", "1")
+    assert sampled(every, "all", "0") == every
+
+
+def test_quick_leaves_out_what_is_slow():
+    both = [alone(), alone(slow=True)]
+    assert sampled(both, "sample", "0") == both
+    assert sampled(both, "quick", "0") == both[:1]
+
+
+def test_cases_are_drawn():
+    assert sorted(drawn(range(5), "sample", random.Random(0))) == [0, 1, 2, 3, 4]
+    assert len(drawn(range(400), "sample", random.Random(0))) == 100
+    assert sorted(drawn(range(400), "all", random.Random(0))) == list(range(400))
