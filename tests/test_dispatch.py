@@ -27,16 +27,17 @@ model = fastrnn.Sequential([fastrnn.Input((20, 8)), fastrnn.layers.LSTM(128)])
 model.set_weights([np.sin(np.arange(w.size)).reshape(w.shape) / 9 for w in model.weights])
 x = np.cos(np.arange(192 * 20 * 8)).reshape(192, 20, 8).astype("float32")
 """
-# How many threads of the system a call starts; those of a thread of Python stay for its next call.
+# How many threads of the system a call starts; those of a thread of Python stay for its next call. They are told by
+# their numbers, since one that has ended may still be there, and BLAS, which starts some when NumPy likes, has none.
 STARTED = (
     BIG
     + """
 import threading, threadpoolctl
 fastrnn.Sequential([fastrnn.Input((20, 8)), fastrnn.layers.LSTM(4)])(x[:1])
 def started(call=lambda: model(x)):
-    before = len(os.listdir('/proc/self/task'))
+    before = set(os.listdir('/proc/self/task'))
     call()
-    return len(os.listdir('/proc/self/task')) - before
+    return len(set(os.listdir('/proc/self/task')) - before)
 """
 )
 
@@ -45,9 +46,9 @@ def run(code, **variables):
     """Run Python code in a new process; returns the finished process."""
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     environment.pop(_dispatch.ISA_VARIABLE, None)
-    environment |= {"PYTHONPATH": str(ROOT), **variables}
+    environment |= {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", **variables}
     return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600
     )
 
 
@@ -236,7 +237,9 @@ def test_calls_at_once_share_the_threads_of_one():
         "callers = [threading.Thread(target=call) for _ in range(2)]\n"
         "for caller in callers: caller.start()\n"
         "ready.wait()\n"
-        "print(started(lambda: (go.wait(), ready.wait())), started())\n"
+        "print(started(lambda: (go.wait(), ready.wait())))\n"
+        # Where that took long since the machine is busy, threads rest for some calls.
+        "print(next(n for n in iter(started, None) if n))\n"
         "go.wait()"
     )
     assert output_of(code).split() == ["1", "1"]
@@ -349,21 +352,21 @@ def test_threadpoolctl_limits_the_thread_that_asks_it_to():
 @pytest.mark.parametrize("level", LEVELS)
 def test_blas_starts_no_threads_of_its_own(level):
     code = (
-        "import os, threading, numpy as np, fastrnn\n"
-        "def nanoseconds_of_other_threads():\n"
-        "    tasks = set(os.listdir('/proc/self/task')) - {str(threading.get_native_id())}\n"
-        "    files = [f'/proc/self/task/{task}/schedstat' for task in tasks]\n"
-        "    return sum(int(open(file).read().split()[0]) for file in files)\n"
+        "import time, numpy as np, fastrnn\n"
+        "def seconds():\n"
+        "    return np.array([time.thread_time(), time.process_time() - time.thread_time()])\n"
         "fastrnn.set_num_threads(1)\n"
         "input, lstm = fastrnn.Input((20, 300)), fastrnn.layers.LSTM(200, dtype='float64')\n"
         "model = fastrnn.Sequential([input, lstm, fastrnn.layers.Dense(600, dtype='float64')])\n"
         "x = np.ones((200, 20, 300))\n"
         "model(x)\n"
-        "before = nanoseconds_of_other_threads()\n"
+        "before = seconds()\n"
         "model(x)\n"
-        "print(nanoseconds_of_other_threads() - before)"
+        "print(*seconds() - before)"
     )
-    assert int(output_of(code, FASTRNN_ISA=level)) < 10e6
+    count = len(os.sched_getaffinity(0))
+    own, others = output_of(code, FASTRNN_ISA=level, OPENBLAS_NUM_THREADS=str(count)).split()
+    assert float(others) < 0.1 * float(own)
 
 
 @pytest.mark.parametrize("around", ["contextlib.nullcontext()", "fastrnn.num_threads(2)"])
@@ -374,7 +377,7 @@ def test_a_fork_after_a_threaded_call_does_not_hang(around):
         f"with {around}:\n"
         "    child = os.fork()\n"
         "    if not child:\n"
-        "        signal.alarm(20)\n"
+        "        signal.alarm(300)\n"
         "        same = np.allclose(model(x), expected, atol=1e-6)\n"
         "        os._exit(0 if same and fastrnn.get_num_threads() == 1 else 1)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), fastrnn.get_num_threads())"

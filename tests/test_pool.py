@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import fastrnn
 from fastrnn import layers as L
+from tests.clock import Clock
 from tests.test_streaming import (
     MASKED,
     MODELS,
@@ -374,7 +374,14 @@ def test_what_is_submitted_together_is_one_step(model, monkeypatch):
     assert got[0][0].shape == (2,)
 
 
-def test_a_batch_waits_for_others_as_long_as_it_may(model, monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("fastrnn.pool.time", clock)
+    return clock
+
+
+def test_a_batch_waits_for_others_as_long_as_it_may(model, monkeypatch, clock):
     pool = model.stream_pool(3)
     counted = Counted(pool, monkeypatch)
     a, b, _ = (pool.open() for _ in range(3))
@@ -385,27 +392,28 @@ def test_a_batch_waits_for_others_as_long_as_it_may(model, monkeypatch):
 
     async def main(max_wait):
         async with pool.batching(max_wait=max_wait):
-            start = time.perf_counter()
+            start = clock.now
             await asyncio.gather(later(a, 0), later(b, 0.03))
-            return time.perf_counter() - start
+            return clock.now - start
 
-    assert asyncio.run(main(0.2)) < 1
+    assert clock.run(main(0.2)) == pytest.approx(0.2, abs=1e-3)
     assert counted.calls == [[a, b]]
-    asyncio.run(main(0.001))
+    assert clock.run(main(0.001)) == pytest.approx(0.031, abs=1e-3)
     assert counted.calls[1:] == [[a], [b]]
-    asyncio.run(main(0))
+    assert clock.run(main(0)) == pytest.approx(0.03, abs=1e-3)
     assert counted.calls[3:] == [[a], [b]]
 
 
-def test_a_lone_stream_does_not_wait(model):
+def test_a_lone_stream_does_not_wait(model, clock):
     pool = model.stream_pool(3)
     id = pool.open()
 
     async def main():
         async with pool.batching(max_wait=30):
-            await asyncio.wait_for(pool.submit(id, np.ones(4)), 10)
+            await pool.submit(id, np.ones(4))
 
-    asyncio.run(main())
+    clock.run(main())
+    assert clock.now < 1
 
 
 def test_steps_of_one_stream_keep_their_order(model):

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from importlib import resources
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 import fastrnn
 from fastrnn import sunspots
+from tests.clock import Clock
 
 TRAIN = Path(__file__).parent.parent / "examples" / "sunspots" / "train.py"
 MODEL = resources.files("fastrnn") / "data" / "sunspots.keras"
@@ -80,13 +80,15 @@ def test_shipped_model_was_trained(record):
     assert test.rmse(model.predict(test.inputs)[:, 0]) < 0.09
 
 
-def test_median_seconds_is_not_moved_by_a_slow_call():
-    pauses = iter([0.2])
+def test_median_seconds_is_not_moved_by_slow_calls(monkeypatch):
+    pauses, clock = iter([0.2, 0.05, 0.01]), Clock()
+    monkeypatch.setattr(sunspots, "time", clock)
 
     def call():
-        time.sleep(next(pauses, 0.001))
+        clock.sleep(next(pauses, 0.001))
 
-    assert 0.001 <= sunspots.median_seconds(call, budget=0.1) < 0.05
+    assert sunspots.median_seconds(call, budget=0.1) == pytest.approx(0.001)
+    assert clock.now == pytest.approx(0.3, abs=0.002)
 
 
 @pytest.mark.slow
