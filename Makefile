@@ -12,7 +12,7 @@ SOURCES := setup.py $(shell find fastrnn -name '*.pyx' -o -name '*.px[di]' -o -n
 # $(call pyproject,KEYS): the list under these keys of pyproject.toml, an item a line.
 pyproject = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 
-.PHONY: demo test quick test-all bench bench-all bench-check bench-baseline lint format build clean
+.PHONY: demo test quick test-all test-other-builds bench bench-all bench-check bench-baseline lint format build clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -30,6 +30,18 @@ quick: $(VENV)/test.stamp
 # Every case of every sweep.
 test-all: $(VENV)/test.stamp
 	$(BIN)/pytest --numprocesses auto
+
+# Layers, models, streams and pools on the builds that `test` leaves out: it runs them on the best that the CPU has. What
+# is tested on every build in one process is not here.
+OTHER_LEVELS := from fastrnn import _core_base_f32, _dispatch; \
+	print(*[level for level in _dispatch._built_levels() if _core_base_f32.cpu_has(level)][1:])
+ON_OTHERS := $(patsubst %,tests/test_%.py,folding layers models_against_keras own_call plan pool snapshots \
+	streaming sunspots wrappers) tests/test_borders.py::test_models_and_their_streams_and_pools \
+	tests/test_borders.py::test_rows_of_every_kind_of_model_are_what_they_are_alone
+test-other-builds: $(VENV)/test.stamp
+	for level in $$($(PYTHON) -c '$(OTHER_LEVELS)'); do \
+		FASTRNN_ISA=$$level $(BIN)/pytest --numprocesses auto --sweep sample -m "not slow" $(ON_OTHERS) || exit; \
+	done
 
 bench: $(VENV)/bench.stamp
 	$(PYTHON) -m benchmarks.compare --rows design,models
