@@ -166,9 +166,9 @@ def test_masks_of_keras_2_are_joined_where_all_count(rng):
     x = rng.normal(size=(2, 3, 5, 4)).astype(np.float32)
     masks = rng.random((2, 3, 5)) > 0.3
     for layer in (
-        merging.Concatenate(keras_2_masks=True),
-        merging.Multiply(keras_2_masks=True),
-        merging.Add(keras_2_masks=True),
+        merging.Concatenate(mask_rule="all"),
+        merging.Multiply(mask_rule="all"),
+        merging.Add(mask_rule="all"),
     ):
         builder = plan.Builder()
         values = [builder.value((None, 5, 4), builder.mask()) for _ in x]

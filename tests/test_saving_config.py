@@ -199,6 +199,7 @@ def test_keras_1_recurrent_layer():
         "dropout": 0.1,
         "recurrent_dropout": 0.2,
         "return_sequences": True,
+        "mask_beside_states": True,
     }
 
 
@@ -227,7 +228,7 @@ def test_keras_1_recurrent_layer():
         (("Dropout", {"p": 0.5}), ("Dropout", {"rate": 0.5})),
         (
             ("Merge", {"mode": "concat", "concat_axis": 2}),
-            ("Concatenate", {"axis": 2, "keras_2_masks": True}),
+            ("Concatenate", {"axis": 2, "mask_rule": "all"}),
         ),
         (
             ("Merge", {"mode": "dot", "dot_axes": [1, 1]}),
@@ -298,7 +299,7 @@ def test_options_of_old_files_that_mean_nothing_are_dropped():
     spec = layer(
         "LSTM", KERAS_2, units=2, implementation=2, time_major=False, batch_input_shape=[None, 1, 1]
     )
-    assert spec.config == {"name": "one", "units": 2}
+    assert spec.config == {"name": "one", "units": 2, "mask_beside_states": True}
 
 
 @pytest.mark.parametrize(

@@ -608,7 +608,7 @@ class Layer:
         -----
         The mask that a tensor carries counts where the tensors come in one argument of the call, or where the call
         has an argument for just that mask, as in Keras: not in a decoder that is given an initial state. Its output
-        carries the mask all the same.
+        carries the mask all the same. `RecurrentLayer.mask_beside_states` lifts that.
         """
         given = self._named(args, kwargs)
         try:
@@ -635,7 +635,7 @@ class Layer:
         tensors = [name for name, value in given.items() if values_in(value)]
         unused = None
         for name in tensors:
-            if name in masks or (len(tensors) > 1 and f"{name}_mask" not in self.call_arguments):
+            if name in masks or not self._carried_mask_counts(name, tensors):
                 given[name] = self._with_masks(builder, given[name], masks.get(name))
                 if name == first and name not in masks and isinstance(x, Value):
                     unused = x.mask
@@ -652,6 +652,10 @@ class Layer:
         if self.supports_masking:
             return outputs if unused is None else self._pass_mask(outputs, unused)
         return map_structure(lambda value: replace(value, mask=None), outputs)
+
+    def _carried_mask_counts(self, name: str, tensors: Sequence[str]) -> bool:
+        """Whether the mask that the argument `name` carries counts in a call with these arguments of tensors."""
+        return len(tensors) == 1 or f"{name}_mask" in self.call_arguments
 
     def _typed(self, outputs: Nested) -> Nested:
         """The outputs with the dtype that callers see them in; what a user's `call` returns is as it comes."""

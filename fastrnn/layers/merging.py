@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,9 +27,11 @@ class Merge(ArrayLayer):
 
     Parameters
     ----------
-    keras_2_masks : bool
-        Join the inputs' masks as Keras 2 did, for its files: a step counts where it counts in all inputs, and masks
-        change no values.
+    mask_rule : {"any", "all", "none"}
+        How the inputs' masks become the output's, for the files of versions that differ; not in the config. "any", as
+        the newest Keras: a step counts where it counts in any input, if every input has a mask, and `Multiply`,
+        `Maximum` and `Minimum` leave masked steps out. "all": where it counts in all inputs that have a mask, and
+        masks change no values. "none": the output has no mask, and masks change no values.
     **kwargs
         `Layer`'s arguments.
     """
@@ -38,9 +40,10 @@ class Merge(ArrayLayer):
     least_inputs: int = 1
     most_inputs: int | None = None
 
-    def __init__(self, *, keras_2_masks: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, mask_rule: Literal["any", "all", "none"] = "any", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.keras_2_masks = keras_2_masks
+        self.mask_rule = mask_rule
+        self.supports_masking = mask_rule != "none"
 
     # A list of shapes, where other layers have one.
 
@@ -107,12 +110,12 @@ class Merge(ArrayLayer):
         raise NotImplementedError
 
     def _mask_of(self, values: Sequence[plan.Value], builder: plan.Builder) -> int | None:
-        """The buffer of the output's mask: where any input counts, if every input has a mask (Keras 3)."""
+        """The buffer of the output's mask, None if it has none."""
         masks = [value.mask for value in values if value.mask is not None]
-        if not masks or (len(masks) < len(values) and not self.keras_2_masks):
+        if not masks or (len(masks) < len(values) and self.mask_rule == "any"):
             return None
         different = tuple(dict.fromkeys(masks))
-        join = np.logical_and if self.keras_2_masks else np.logical_or
+        join = np.logical_and if self.mask_rule == "all" else np.logical_or
         if len(different) == 1:
             return different[0]
         return _add_mask_step(builder, different, lambda *arrays: reduce(join, arrays))
@@ -170,7 +173,7 @@ class _MaskedMerge(_ElementwiseMerge):
         rank = max(len(value.shape) for value in values)
         # Keras loses the mask of an input that it reshapes to the others' rank.
         masks = [value.mask if len(value.shape) == rank > 2 else None for value in values]
-        if self.keras_2_masks or all(mask is None for mask in masks):
+        if self.mask_rule != "any" or all(mask is None for mask in masks):
             return super().lower(builder, x)
 
         def compute(*arrays: np.ndarray) -> np.ndarray:

@@ -374,11 +374,29 @@ class RecurrentCell(KerasCell):
 
 
 class RecurrentLayer(Layer):
-    """The base of `RNN` and `Bidirectional`: calls with a mask and states, states that stay."""
+    """The base of `RNN` and `Bidirectional`: calls with a mask and states, states that stay.
+
+    Parameters
+    ----------
+    mask_beside_states : bool
+        Whether the mask that a sequence carries counts in a call that is given an initial state, too, as in the models
+        of Keras 2; not in the config.
+    **kwargs
+        `Layer`'s arguments.
+    """
 
     call_arguments = ("sequences", "initial_state", "mask", "training", "constants")
 
     return_sequences: bool
+
+    def __init__(self, *, mask_beside_states: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mask_beside_states = mask_beside_states
+
+    def _carried_mask_counts(self, name: str, tensors: Sequence[str]) -> bool:
+        if self.mask_beside_states and name == self.call_arguments[0]:
+            return True
+        return super()._carried_mask_counts(name, tensors)
 
     @property
     def _n_outputs(self) -> int:

@@ -20,7 +20,7 @@ from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.layers.base import snake_case
 from fastrnn.saving import nodedefs
-from fastrnn.saving.eras import ANYTHING, ERAS, IGNORED
+from fastrnn.saving.eras import ANYTHING, ERAS, IGNORED, MEANINGS
 from fastrnn.saving.spec import (
     LayerSpec,
     LoRA,
@@ -233,6 +233,7 @@ class _Reader:
     ) -> None:
         self.version = version
         self.eras = [era for era in ERAS if version < era.before]
+        self.meanings = [meaning for meaning in MEANINGS if meaning.holds_for(version)]
         self.options = options
         self.custom_objects = custom_objects
         self.layers_read = 0
@@ -260,8 +261,7 @@ class _Reader:
         foreign = self.foreign_origin(described, class_name)
         if self.is_operation(described, class_name, config):
             class_name = f"ops.{class_name}"
-        for era in self.eras:
-            class_name, config = era.translate(class_name, config)
+        class_name, config = self.translate(class_name, config)
         own_name = config.get("name")
         if own_name is None:
             own_name = name or snake_case(class_name)
@@ -288,6 +288,14 @@ class _Reader:
             lora=_lora(config, here),
             quantization=quantization,
         )
+
+    def translate(self, class_name: str, config: Config) -> tuple[str, Config]:
+        """Return class name and options in the newest words, with all that the version meant by them."""
+        for era in self.eras:
+            class_name, config = era.translate(class_name, config)
+        for meaning in self.meanings:
+            config = meaning.explain(class_name, config)
+        return class_name, config
 
     def name_for_model(self) -> str:
         """Return a new name for a Sequential that was written as a bare list of layers."""
@@ -375,8 +383,7 @@ class _Reader:
             inherited: Collection[str] = ()
         else:
             inherited = self.options[base]
-            for era in self.eras:
-                _, config = era.translate(base, config)
+            _, config = self.translate(base, config)
         result = {}
         for key, value in config.items():
             if key in inherited or key.endswith((*_KEPT_AS_WRITTEN, "_initializer")):

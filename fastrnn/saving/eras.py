@@ -1,7 +1,11 @@
-"""What the generations of Keras wrote differently, as tables.
+"""What the versions of Keras wrote, and meant, differently, as tables.
 
 Each `Era` puts the layer configs of files older than ``before`` in the words of the next one, so
 that a file of Keras 1 passes through all of them and a file of Keras 3 through none.
+
+Each `Meaning` is one thing that some versions computed in another way than the newest, written as
+options of the layers here. `MEANINGS` is the only place that knows which version means what: layers
+know their options and no versions.
 """
 
 import re
@@ -63,6 +67,52 @@ def _without(config: Config, *keys: str) -> Config:
 
 
 Rewrite = Callable[[Config], tuple[str, Config]]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What some versions of Keras meant by a layer, where the newest means something else.
+
+    Attributes
+    ----------
+    what : str
+        The difference, in a few words.
+    layers : tuple of str or None
+        The classes that it concerns, by their newest names; None for all.
+    before : tuple of int
+        First version that no longer means it.
+    source : str
+        The tag of Keras's repository and the file where it can be read.
+    since : tuple of int
+        First version that means it.
+    options : mapping
+        Options of the layer here that say so; what the file says goes before them.
+    values : mapping
+        By option name: what the file says to what it means.
+    """
+
+    what: str
+    layers: tuple[str, ...] | None
+    before: tuple[int, ...]
+    source: str
+    since: tuple[int, ...] = (1,)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def holds_for(self, version: tuple[int, ...]) -> bool:
+        """Whether a version of Keras meant it."""
+        return self.since <= version < self.before
+
+    def explain(self, class_name: str, config: Config) -> Config:
+        """Return the options of a layer with what they leave unsaid."""
+        if self.layers is not None and class_name not in self.layers:
+            return config
+        config = {**self.options, **config}
+        for option, meanings in self.values.items():
+            value = config.get(option)
+            if isinstance(value, str):
+                config[option] = meanings.get(value, value)
+        return config
 
 
 def _kernel_size_of(class_name: str, *axes: str) -> Rewrite:
@@ -133,6 +183,21 @@ def _without_one_kernel(class_name: str, config: Config) -> tuple[str, Config]:
     }
 
 
+def _other_direction(config: Config) -> tuple[str, Config]:
+    """Write down the backward layer of a layer that itself goes backwards: it goes forward.
+
+    Keras 3 has the backward layer go backwards in any case, and so refuses such a layer.
+    """
+    layer = config.get("layer")
+    if config.get("backward_layer") or not isinstance(layer, dict):
+        return "Bidirectional", config
+    inner = layer.get("config")
+    if not isinstance(inner, dict) or not inner.get("go_backwards"):
+        return "Bidirectional", config
+    other = {**inner, "name": f"backward_{inner.get('name')}", "go_backwards": False}
+    return "Bidirectional", {**config, "backward_layer": {**layer, "config": other}}
+
+
 def _stack_of_cells(config: Config) -> tuple[str, Config]:
     """Say that a stack's states came in the order of the last cell first."""
     cell = config.get("cell")
@@ -142,19 +207,8 @@ def _stack_of_cells(config: Config) -> tuple[str, Config]:
     ) else config
 
 
-_GATED = ("LSTM", "GRU", "LSTMCell", "GRUCell", "ConvLSTM2D", "ConvLSTM2DCell")
 _CONV_LSTM_CELLS = ("ConvLSTM1DCell", "ConvLSTM2DCell", "ConvLSTM3DCell")
 _CUDNN = {"activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True}
-_MERGING = (
-    "Add",
-    "Subtract",
-    "Multiply",
-    "Average",
-    "Maximum",
-    "Minimum",
-    "Concatenate",
-)
-_OLD_HARD_SIGMOID = {"hard_sigmoid": "hard_sigmoid_keras2"}
 
 KERAS_1 = Era(
     before=(2,),
@@ -220,19 +274,11 @@ KERAS_1 = Era(
 
 BEFORE_KERAS_2_2_3 = Era(before=(2, 2, 3), rewrites={"RNN": _stack_of_cells})
 
-BEFORE_KERAS_2_3 = Era(
-    before=(2, 3),
-    defaults={name: {"recurrent_activation": "hard_sigmoid"} for name in _GATED},
-)
-
 KERAS_2 = Era(
     before=(3,),
     defaults={
-        "GRU": {"reset_after": False},
-        "GRUCell": {"reset_after": False},
         "CuDNNLSTM": _CUDNN,
         "CuDNNGRU": {**_CUDNN, "reset_after": True},
-        **{name: {"keras_2_masks": True} for name in _MERGING},
     },
     classes={
         "Model": "Functional",
@@ -251,9 +297,9 @@ KERAS_2 = Era(
         "LeakyReLU": {"alpha": "negative_slope"},
         "ReLU": {"theta": "threshold"},
     },
-    values={"activation": _OLD_HARD_SIGMOID, "recurrent_activation": _OLD_HARD_SIGMOID},
     rewrites={
         "BatchNormalization": _single_axis,
+        "Bidirectional": _other_direction,
         "SeparableConv1D": partial(_without_one_kernel, "SeparableConv1D"),
         "DepthwiseConv1D": partial(_without_one_kernel, "DepthwiseConv1D"),
         "TFOpLambda": _tensorflow_operation,
@@ -261,7 +307,71 @@ KERAS_2 = Era(
     },
 )
 
-ERAS = (KERAS_1, BEFORE_KERAS_2_2_3, BEFORE_KERAS_2_3, KERAS_2)
+ERAS = (KERAS_1, BEFORE_KERAS_2_2_3, KERAS_2)
+
+NEWEST_KERAS = (3, 15)
+"""What a file means that does not tell which Keras 3 wrote it."""
+
+_GATED = ("LSTM", "GRU", "LSTMCell", "GRUCell", "ConvLSTM2D", "ConvLSTMCell")
+_OVER_TIME = (
+    "SimpleRNN",
+    "LSTM",
+    "GRU",
+    "RNN",
+    "Bidirectional",
+    "ConvLSTM1D",
+    "ConvLSTM2D",
+    "ConvLSTM3D",
+)
+_MERGING = (
+    "Add",
+    "Subtract",
+    "Multiply",
+    "Average",
+    "Maximum",
+    "Minimum",
+    "Concatenate",
+)
+_OLD_HARD_SIGMOID = {"hard_sigmoid": "hard_sigmoid_keras2"}
+
+MEANINGS = (
+    Meaning(
+        what="a gated layer that names no recurrent activation has hard_sigmoid",
+        layers=_GATED,
+        before=(2, 3),
+        options={"recurrent_activation": "hard_sigmoid"},
+        source="2.2.4: keras/layers/recurrent.py",
+    ),
+    Meaning(
+        what="hard_sigmoid is clip(0.2 x + 0.5, 0, 1)",
+        layers=None,
+        before=(3,),
+        values={"activation": _OLD_HARD_SIGMOID, "recurrent_activation": _OLD_HARD_SIGMOID},
+        source="v2.15.0: keras/activations.py, keras/backend.py",
+    ),
+    Meaning(
+        what="a GRU that does not tell resets before the product",
+        layers=("GRU", "GRUCell"),
+        before=(3,),
+        options={"reset_after": False},
+        source="2.2.4: keras/layers/recurrent.py",
+    ),
+    Meaning(
+        what="a merged step counts where it counts in all inputs that have a mask",
+        layers=_MERGING,
+        before=(3,),
+        options={"mask_rule": "all"},
+        source="v2.15.0: keras/layers/merging/base_merge.py, concatenate.py",
+    ),
+    Meaning(
+        what="the mask that a sequence carries counts beside an initial state",
+        layers=_OVER_TIME,
+        before=(3,),
+        options={"mask_beside_states": True},
+        source="v2.15.0: keras/layers/rnn/base_rnn.py, bidirectional.py",
+    ),
+)
+"""In the order in which they are applied."""
 
 ANYTHING = object()
 """Stands for every value in `IGNORED`."""

@@ -13,6 +13,7 @@ from fastrnn._types import Config
 from fastrnn.errors import ModelFormatError
 from fastrnn.saving import hdf5, members
 from fastrnn.saving.config import MAX_JSON_BYTES, parse_json, parse_version
+from fastrnn.saving.eras import NEWEST_KERAS
 
 if TYPE_CHECKING:
     from fastrnn.saving.archive import Archive
@@ -182,5 +183,5 @@ def _version_of_json(config: Config) -> tuple[int, ...]:
     """Return the version in an architecture; Keras 3 writes none, and modules instead."""
     version = config.get("keras_version")
     if version is None and "module" in config:
-        return (3,)
+        return NEWEST_KERAS
     return parse_version(version)
