@@ -831,40 +831,58 @@ class Functional(Model):
         return [layer for layer in self._layers if not isinstance(layer, Operation)]
 
     def _in_order(self, nodes: Sequence[NodeSpec]) -> list[tuple[str, int, NodeSpec]]:
-        """The calls as (name, index, node), each after those whose outputs it takes."""
+        """The calls as (name, index, node), each after those whose outputs it takes, in the order of Keras.
+
+        That is by how many calls there are at most from one to an output, the farthest first; calls of one layer count
+        as the farthest of them that was met. The order matters where a layer takes masks from tensors.
+        """
         counts: dict[str, int] = {}
         calls: dict[tuple[str, int], NodeSpec] = {}
         for node in nodes:
             counts[node.layer] = counts.get(node.layer, -1) + 1
             calls[node.layer, counts[node.layer]] = node
-        ready = {(ref.layer, ref.node) for ref in flatten(self._input_refs)}
         needs = {
-            call: [
-                (leaf.layer, leaf.node)
-                for leaf in flatten([node.args, node.kwargs])
-                if isinstance(leaf, TensorRef)
-            ]
+            call: [(ref.layer, ref.node) for ref in _refs_in([node.args, node.kwargs])]
             for call, node in calls.items()
         }
-        ordered = []
+        needed = [(ref.layer, ref.node) for ref in _refs_in(self._outputs)]
+        met = self._walk(needed, needs)
+        depths: dict[tuple[str, int], int] = {}
+        layer_depths: dict[str, int] = {}
+        for call in reversed(met):
+            depth = max(depths.setdefault(call, 0), layer_depths.get(call[0], 0))
+            layer_depths[call[0]] = depths[call] = depth
+            for parent in needs[call]:
+                depths[parent] = max(depth + 1, depths.get(parent, 0))
+        ordered = sorted((call for call in depths if call in calls), key=lambda call: -depths[call])
+        # What no output needs is run after the rest, so that it changes nothing of it.
+        rest = [call for call in self._walk(list(calls), needs) if call not in depths]
+        return [(*call, calls[call]) for call in ordered + rest]
+
+    def _walk(
+        self, starts: list[tuple[str, int]], needs: dict[tuple[str, int], list[tuple[str, int]]]
+    ) -> list[tuple[str, int]]:
+        """The calls that `starts` need, each after those that it needs, depth first."""
+        done = dict.fromkeys((ref.layer, ref.node) for ref in flatten(self._input_refs))
+        n_inputs = len(done)
         path: dict[tuple[str, int], None] = {}
-        waiting = list(reversed(calls))
+        waiting = list(reversed(starts))
         while waiting:
             call = waiting[-1]
-            missing = [] if call in ready else [one for one in needs[call] if one not in ready]
-            if not missing:
+            if call in done:
                 waiting.pop()
-                path.pop(call, None)
-                if call not in ready:
-                    ready.add(call)
-                    ordered.append((*call, calls[call]))
                 continue
             path[call] = None
-            if any(one in path or one not in calls for one in missing):
+            missing = [one for one in needs.get(call, [call]) if one not in done]
+            if any(one in path for one in missing):
                 names = ", ".join(name for name, _ in path)
                 raise ValueError(f"model {self.name!r}: the calls of {names} have no start")
-            waiting += missing
-        return ordered
+            if missing:
+                waiting.append(missing[0])
+                continue
+            done[call] = None
+            del path[call]
+        return list(done)[n_inputs:]
 
     @property
     def _inputs(self) -> list[InputLayer]:
@@ -890,7 +908,12 @@ class Functional(Model):
         values = dict(zip(flatten(self._input_refs), inputs, strict=True))
 
         def value_of(leaf: Any) -> Any:
-            return values[leaf] if isinstance(leaf, TensorRef) else leaf
+            if not isinstance(leaf, TensorRef):
+                return leaf
+            value = values[leaf]
+            if value is not None and value.buffer in builder.masks_taken:
+                return replace(value, mask=None)
+            return value
 
         missing = {ref for ref, value in values.items() if value is None}
         for name, index, node in self._calls:
@@ -917,6 +940,10 @@ def _refuse_missing(layer: Layer, node: NodeSpec, missing: Collection[TensorRef]
             raise ValueError(
                 f"layer {layer.name!r}: expected a tensor for the input {names}; got None"
             )
+
+
+def _refs_in(structure: Nested) -> list[TensorRef]:
+    return [leaf for leaf in flatten(structure) if isinstance(leaf, TensorRef)]
 
 
 def _without_list_of_one(structure: Nested) -> Nested:

@@ -562,11 +562,14 @@ class Builder:
         the values after it.
     precision : str or None
         That of the recurrences' products, "bfloat16" or "int8"; None for their own.
+    masks_taken : set of int
+        Buffers whose Values carry no mask in later calls of a model: a layer took it from the tensor itself.
     """
 
     steps: list[Step] = field(default_factory=list)
     n_buffers: int = 0
     masks: set[int] = field(default_factory=set)
+    masks_taken: set[int] = field(default_factory=set)
     states: dict[Stateful, tuple[list[int], list[Value]]] = field(default_factory=dict)
     precision: str | None = None
 

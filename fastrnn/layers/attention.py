@@ -40,6 +40,8 @@ class Attention(Layer):
         Kept for the config.
     causal : bool
         Let every call use the causal mask, as the layers of Keras 2 could; not in the config.
+    carries_mask : bool
+        Whether the output carries the query's mask; False for files of versions that dropped it, and not in the config.
 
     Notes
     -----
@@ -60,9 +62,11 @@ class Attention(Layer):
         seed: object = None,
         *,
         causal: bool = False,
+        carries_mask: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.supports_masking = carries_mask
         if score_mode not in ("dot", "concat"):
             raise ValueError(
                 f"layer {self.name!r}: expected score_mode 'dot' or 'concat'; got {score_mode!r}"
@@ -311,6 +315,15 @@ class MultiHeadAttention(Layer):
         Kept for the config.
     use_gate : bool
         Multiply the heads' outputs by the sigmoid of one more projection of the query.
+    reads_masks : bool
+        Whether the masks that the inputs carry count, and the output carries the query's. This option and the next two
+        are False for files of versions that did otherwise, and not in the config.
+    takes_masks : bool
+        Whether the layer takes their masks from the tensors that it is called on, so that the layers that a model calls
+        on the same tensors later see none.
+    zeroes_masked_rows : bool
+        Whether a step of the query that may look at nothing gets zeros, and not the mean of the values, where the
+        weights are computed on their own: with dropout, scores that are returned, or further axes.
 
     Notes
     -----
@@ -371,9 +384,15 @@ class MultiHeadAttention(Layer):
         bias_constraint: object = None,
         use_gate: bool = False,
         seed: object = None,
+        *,
+        reads_masks: bool = True,
+        takes_masks: bool = True,
+        zeroes_masked_rows: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        self.reads_masks, self.takes_masks = reads_masks, takes_masks
+        self.zeroes_masked_rows, self.supports_masking = zeroes_masked_rows, reads_masks
         what = f"layer {self.name!r}"
         self.num_heads = positive_integer(num_heads, f"{what}: num_heads")
         self.key_dim = positive_integer(key_dim, f"{what}: key_dim")
@@ -575,12 +594,17 @@ class MultiHeadAttention(Layer):
     ) -> Nested:
         inputs = [query, value, value if key is None else key]
         masks = [query.mask, value.mask, None if key is None else key.mask]
+        if not self.reads_masks:
+            masks = [None] * 3
+        if self.takes_masks:
+            builder.masks_taken.update(one.buffer for one in inputs)
         if attention_mask is not None:
             builder.masks.add(attention_mask.buffer)
             masks.append(attention_mask.buffer)
         known = [mask for mask in masks if mask is not None]
         # Where Keras needs the scores it hides steps that a mask leaves nothing of, elsewhere it looks at all of them.
-        hide_all = return_attention_scores or self.dropout > 0 or len(query.shape) != 3
+        needs_scores = return_attention_scores or self.dropout > 0 or len(query.shape) != 3
+        hide_all = needs_scores and self.zeroes_masked_rows
 
         def compute(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
             rest = iter(arrays[3:])

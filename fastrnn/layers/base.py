@@ -186,6 +186,9 @@ class Layer:
         Kept for the config.
     input_shape, batch_input_shape : tuple, optional
         The shape of the input, without or with the batch, for the first layer of a `Sequential`.
+    carries_given_mask : bool
+        Whether the output carries the mask that a call was given; False for files of versions in which it carried the
+        input's own, and not in the config.
 
     Raises
     ------
@@ -225,6 +228,7 @@ class Layer:
         activity_regularizer: object = None,
         input_shape: Shape | None = None,
         batch_input_shape: Shape | None = None,
+        carries_given_mask: bool = True,
         **unknown: object,
     ) -> None:
         if unknown:
@@ -237,6 +241,7 @@ class Layer:
         self.compute_dtype = np.dtype(np.float32 if returned in HALVES else returned)
         self.trainable = trainable
         self.activity_regularizer = activity_regularizer
+        self.carries_given_mask = carries_given_mask
         self.declared_input_shape = (
             (None, *input_shape)
             if input_shape is not None
@@ -633,12 +638,13 @@ class Layer:
                 raise ValueError(f"layer {self.name!r}: expected one input; got {len(others) + 1}")
             given[first] = x
         tensors = [name for name, value in given.items() if values_in(value)]
-        unused = None
+        own: Value | None = None
         for name in tensors:
             if name in masks or not self._carried_mask_counts(name, tensors):
                 given[name] = self._with_masks(builder, given[name], masks.get(name))
-                if name == first and name not in masks and isinstance(x, Value):
-                    unused = x.mask
+                is_given = name in masks and self.carries_given_mask
+                if name == first and not is_given and isinstance(x, Value):
+                    own = x
         x = given.pop(first)
         shapes = map_structure(lambda value: value.shape, x)
         self._check_input(shapes)
@@ -650,7 +656,7 @@ class Layer:
             outputs = builder.lower(self, x, given)
         outputs = self._typed(outputs)
         if self.supports_masking:
-            return outputs if unused is None else self._pass_mask(outputs, unused)
+            return outputs if own is None else self._pass_mask(outputs, own.mask)
         return map_structure(lambda value: replace(value, mask=None), outputs)
 
     def _carried_mask_counts(self, name: str, tensors: Sequence[str]) -> bool:
@@ -668,8 +674,8 @@ class Layer:
             return value
         return replace(value, dtype=as_dtype(self.dtype_policy.compute_dtype))
 
-    def _pass_mask(self, outputs: Nested, mask: int) -> Nested:
-        """The outputs carrying the input's mask, which had no part in them."""
+    def _pass_mask(self, outputs: Nested, mask: int | None) -> Nested:
+        """The outputs carrying the mask that the input carries, which had no part in them."""
         return map_structure(lambda value: replace(value, mask=mask), outputs)
 
     def _with_constants(self, builder: Builder, given: dict[str, Nested]) -> dict[str, Nested]:

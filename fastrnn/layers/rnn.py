@@ -381,6 +381,9 @@ class RecurrentLayer(Layer):
     mask_beside_states : bool
         Whether the mask that a sequence carries counts in a call that is given an initial state, too, as in the models
         of Keras 2; not in the config.
+    kept_states_first : bool
+        Whether a stateful layer that is given an initial state starts from the states that it kept all the same, unless
+        they are all zeros, as in TensorFlow's Keras 2; not in the config.
     **kwargs
         `Layer`'s arguments.
     """
@@ -389,9 +392,11 @@ class RecurrentLayer(Layer):
 
     return_sequences: bool
 
-    def __init__(self, *, mask_beside_states: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *, mask_beside_states: bool = False, kept_states_first: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.mask_beside_states = mask_beside_states
+        self.mask_beside_states, self.kept_states_first = mask_beside_states, kept_states_first
 
     def _carried_mask_counts(self, name: str, tensors: Sequence[str]) -> bool:
         if self.mask_beside_states and name == self.call_arguments[0]:
@@ -475,7 +480,7 @@ class RecurrentLayer(Layer):
         results = self._execute(x, steps, initial_state=states, constants=fixed or None)
         return self._nested(results) if isinstance(results, tuple) else results
 
-    def _pass_mask(self, outputs: Nested, mask: int) -> Nested:
+    def _pass_mask(self, outputs: Nested, mask: int | None) -> Nested:
         if not self.return_sequences:
             return outputs
         if isinstance(outputs, plan.Value):
@@ -667,17 +672,19 @@ class RNN(RecurrentLayer):
         self._check_input(x.shape)
         if constants and not self._cell.takes_constants:
             raise ValueError(f"layer {self.name!r}: its cell takes no constants")
+        given = None if initial_state is None else flatten(initial_state)
+        if given is not None and len(given) != self.n_states:
+            raise ValueError(
+                f"states of layer {self.name!r}: expected {self.n_states}; got {len(given)}"
+            )
         read, initial = builder.states.get(self, ([], []))
-        if initial_state is not None:
-            initial = flatten(initial_state)
-            if len(initial) != self.n_states:
-                raise ValueError(
-                    f"states of layer {self.name!r}: expected {self.n_states}; got {len(initial)}"
-                )
-        elif self.stateful and self not in builder.states:
+        reads_kept = self.stateful and (given is None or self.kept_states_first)
+        if reads_kept and not initial:
             shapes = self._cell.state_shapes(tuple(x.shape[2:]))
             initial = [builder.value((x.shape[0], *shape)) for shape in shapes]
             read = [value.buffer for value in initial]
+        if given is not None:
+            initial = self._choose_kept(builder, initial, given) if reads_kept else given
         over = OverTime(
             self.return_sequences,
             self.go_backwards,
@@ -691,6 +698,21 @@ class RNN(RecurrentLayer):
             # A layer called again within a model goes on from where its first call ended.
             builder.states[self] = (read, final)
         return [y, *final] if self.return_state else y
+
+    def _choose_kept(
+        self, builder: plan.Builder, kept: list[plan.Value], given: list[plan.Value]
+    ) -> list[plan.Value]:
+        """The kept states, or the given ones if those are all zeros."""
+        chosen = [builder.value(value.shape) for value in kept]
+
+        def choose(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+            ours, theirs = arrays[: len(kept)], arrays[len(kept) :]
+            return ours if any(state.any() for state in ours) else theirs
+
+        sources = tuple(value.buffer for value in kept + given)
+        targets = tuple(value.buffer for value in chosen)
+        builder.add(plan.ApplySeveral(sources, targets, self._cell.compute_dtype, choose))
+        return chosen
 
     def why_across_time(self, x: plan.Value) -> str | None:
         return "it starts at the last timestep" if self.go_backwards else None

@@ -41,6 +41,9 @@ class Bidirectional(RecurrentLayer):
         Not supported; use `set_weights`.
     backward_layer : RNN, optional
         Goes backward; by default made from the config of `layer`.
+    zeroes_masked_steps : bool
+        Whether masked steps give zeros where sequences are returned; False for files of versions in which they did not,
+        and not in the config.
     **kwargs
         `Layer`'s arguments.
 
@@ -59,6 +62,8 @@ class Bidirectional(RecurrentLayer):
         merge_mode: Literal["sum", "mul", "concat", "ave"] | None = "concat",
         weights: None = None,
         backward_layer: RNN | None = None,
+        *,
+        zeroes_masked_steps: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -85,7 +90,7 @@ class Bidirectional(RecurrentLayer):
         self.stateful, self.return_sequences = layer.stateful, layer.return_sequences
         self.return_state = layer.return_state
         for direction in self._directions:
-            direction.zero_output_for_mask = self.return_sequences
+            direction.zero_output_for_mask = zeroes_masked_steps and self.return_sequences
             direction._users.append(self)
 
     @property
@@ -232,6 +237,7 @@ class Bidirectional(RecurrentLayer):
 def _renamed(layer: RNN, prefix: str, **changes: Any) -> RNN:
     """A new layer like `layer`, its name led by `prefix`."""
     changes["name"] = prefix + layer.name.removeprefix(prefix)
+    changes["kept_states_first"] = layer.kept_states_first  # none of the config
     if type(layer) is not RNN:
         return type(layer).from_config({**layer.get_config(), **changes})
     # A user's cell need not have a config. What holds it is not copied along.

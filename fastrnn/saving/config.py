@@ -101,12 +101,15 @@ Call = tuple[str, int]
 
 
 def parse_version(text: Any) -> tuple[int, ...]:
-    """Return the leading numbers of a Keras version, such as (2, 2, 4) of ``2.2.4-tf``.
+    """Return the leading numbers of a Keras version, such as (3, 15, 1).
 
-    No version at all means Keras 1, which did not always write one.
+    No version at all means Keras 1, which did not always write one. TensorFlow's own Keras, which called itself
+    ``2.2.4-tf`` and ``2.3.0-tf`` before it was 2.4, is nearer to that than to the Keras of these numbers.
     """
     if text is None:
         return (1,)
+    if isinstance(text, str) and re.fullmatch(r"2\.[23]\.\d-tf", text):
+        return (2, 4)
     numbers = re.match(r"\d{1,6}(?:\.\d{1,6}){0,2}(?!\d)", text) if isinstance(text, str) else None
     if numbers is None:
         raise ModelFormatError(f"expected a Keras version such as '3.15.1', got {str(text)[:40]!r}")
