@@ -1,0 +1,189 @@
+"""Add to version_files.zip: small models whose meaning depends on the version of Keras that saved them.
+
+Run in the environment of each version (`tests/versions/README.md` tells how to make them):
+
+    KERAS_BACKEND=tensorflow python tests/data/make_version_files.py [--keras tf_keras]
+
+For every model NAME that the version can have, the archive holds VERSION/NAME.keras, or NAME.h5 before
+Keras 3, and VERSION/NAME.npz with in0, in1, ... and for two calls, one after the other, outR_0, outR_1, ...
+Written with Keras 2.1.6 and 2.3.1 (TensorFlow 1.15), 2.8.0, tf_keras 2.20.1, and Keras 3.3.3, 3.7.0,
+3.9.2, 3.10.0 and 3.15.1 (TensorFlow 2.16 and 2.20).
+"""
+
+import argparse
+import importlib
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+ARCHIVE = Path(__file__).parent / "version_files.zip"
+IDS = np.array([[1, 2, 3, 0, 0], [0, 0, 4, 1, 2], [0, 3, 0, 4, 0], [0, 0, 0, 0, 0], [4, 3, 2, 1, 1]])
+OTHER_IDS = np.array(
+    [[2, 1, 0, 0, 0], [3, 3, 1, 2, 0], [0, 1, 1, 0, 2], [1, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
+)
+
+
+class Models:
+    """The models by name; each function returns inputs, outputs and arrays for the inputs."""
+
+    def __init__(self, keras):
+        self.keras, self.layers = keras, keras.layers
+
+    def words(self, batch=None, width=3):
+        """An input of words and their embeddings, which carry a mask."""
+        if batch:
+            x = self.layers.Input(batch_shape=(batch, 5), dtype="int32")
+        else:
+            x = self.layers.Input((5,), dtype="int32")
+        return x, self.layers.Embedding(5, width, mask_zero=True)(x)
+
+    def old_defaults(self):
+        x, embedded = self.words()
+        y = self.layers.GRU(2, return_sequences=True)(embedded)
+        y = self.layers.LSTM(2, activation="hard_sigmoid")(y)
+        return [x], [y], [IDS]
+
+    def masked_decoder(self):
+        a, source = self.words()
+        b, target = self.words()
+        outputs = []
+        for name in ("SimpleRNN", "GRU", "LSTM"):
+            layer = getattr(self.layers, name)
+            states = layer(2, return_state=True)(source)[1:]
+            outputs.append(layer(2, return_sequences=True)(target, initial_state=states))
+        both = self.layers.Bidirectional(self.layers.GRU(2, return_state=True))(source)
+        outputs.append(
+            self.layers.Bidirectional(self.layers.GRU(2))(target, initial_state=both[1:])
+        )
+        return [a, b], outputs, [IDS, OTHER_IDS]
+
+    def merged(self):
+        a, x = self.words()
+        b, y = self.words()
+        outputs = []
+        for name in ("Add", "Multiply", "Maximum", "Concatenate"):
+            outputs.append(self.layers.SimpleRNN(2)(getattr(self.layers, name)()([x, y])))
+        joined = self.layers.Concatenate(axis=1)([x, y])
+        outputs.append(self.layers.SimpleRNN(2)(joined))
+        return [a, b], outputs, [IDS, OTHER_IDS]
+
+    def attention(self):
+        a, x = self.words()
+        b, y = self.words()
+        outputs = [
+            self.layers.SimpleRNN(2)(getattr(self.layers, name)()([x, y]))
+            for name in ("Attention", "AdditiveAttention")
+        ]
+        return [a, b], outputs, [IDS, OTHER_IDS]
+
+    def heads(self):
+        a, x = self.words()
+        b, y = self.words()
+        outputs = [
+            self.layers.MultiHeadAttention(1, 2, dropout=0.1)(x, y),
+            self.layers.MultiHeadAttention(1, 2)(x, y),
+        ]
+        outputs += self.layers.MultiHeadAttention(1, 2)(x, y, return_attention_scores=True)
+        return [a, b], outputs, [IDS, OTHER_IDS]
+
+    def residual(self):
+        x, embedded = self.words()
+        attended = self.layers.MultiHeadAttention(1, 2)(embedded, embedded)
+        added = self.layers.Add()([embedded, attended])
+        outputs = [
+            self.layers.SimpleRNN(2)(attended),
+            self.layers.SimpleRNN(2)(added),
+            self.layers.GlobalAveragePooling1D()(embedded),
+        ]
+        return [x], outputs, [IDS]
+
+    def given_mask(self):
+        x, embedded = self.words()
+        given = self.layers.Input((5,), dtype="bool")
+        y = self.layers.SimpleRNN(2, return_sequences=True)(embedded, mask=given)
+        outputs = [y, self.layers.SimpleRNN(2)(y)]
+        return [x, given], outputs, [IDS, OTHER_IDS.astype(bool)]
+
+    def bidirectional(self):
+        x, embedded = self.words()
+        outputs = [
+            self.layers.Bidirectional(self.layers.SimpleRNN(2, return_sequences=True))(embedded)
+        ]
+        return [x], outputs, [IDS]
+
+    def bidirectional_backwards(self):
+        x, embedded = self.words()
+        layers = [
+            self.layers.SimpleRNN(2, go_backwards=True, return_sequences=True),
+            self.layers.GRU(2, go_backwards=True),
+        ]
+        return [x], [self.layers.Bidirectional(layer)(embedded) for layer in layers], [IDS]
+
+    def stateful(self):
+        x, embedded = self.words(batch=len(IDS))
+        state = self.layers.Input(batch_shape=(len(IDS), 2))
+        given = np.linspace(-0.5, 0.5, 10).reshape(5, 2).astype("float32")
+        outputs = [
+            self.layers.SimpleRNN(2, stateful=True)(embedded, initial_state=state),
+            self.layers.Bidirectional(self.layers.GRU(2, stateful=True))(
+                embedded, initial_state=[state, state]
+            ),
+        ]
+        return [x, state], outputs, [IDS, given]
+
+    NAMES = (
+        "old_defaults",
+        "masked_decoder",
+        "merged",
+        "attention",
+        "heads",
+        "residual",
+        "given_mask",
+        "bidirectional",
+        "bidirectional_backwards",
+        "stateful",
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--keras", default="keras")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    options = parser.parse_args()
+    keras = importlib.import_module(options.keras)
+    version = keras.__version__
+    extension = ".keras" if version.startswith("3.") else ".h5"
+    held = set(zipfile.ZipFile(str(ARCHIVE)).namelist()) if ARCHIVE.exists() else set()
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(
+        str(ARCHIVE), "a", zipfile.ZIP_DEFLATED
+    ) as archive:
+        for name in Models.NAMES:
+            path = str(Path(folder) / name)
+            try:
+                inputs, outputs, arrays = getattr(Models(keras), name)()
+                model = keras.models.Model(inputs, outputs)
+                numbers = np.random.RandomState(0)
+                for layer in model.layers:
+                    weights = [0.8 * numbers.randn(*one.shape) for one in layer.get_weights()]
+                    layer.set_weights(weights)
+                stored = {f"in{i}": array for i, array in enumerate(arrays)}
+                for call in range(2):
+                    results = model.predict(arrays, batch_size=len(IDS), verbose=0)
+                    results = results if isinstance(results, (list, tuple)) else [results]
+                    for i, array in enumerate(results):
+                        stored[f"out{call}_{i}"] = array
+                model.save(path + extension)
+            except Exception as error:
+                print(f"{version} {name}: left out, {str(error).strip().splitlines()[0][:100]}")
+                continue
+            np.savez(path + ".npz", **stored)
+            for end in (extension, ".npz"):
+                if f"{version}/{name}{end}" not in held:
+                    archive.write(path + end, f"{version}/{name}{end}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Compare what fastrnn makes of random models with what the Keras that wrote them computed.
+
+    python -m tests.versions.compare FOLDER...
+
+reads what `generate.py` wrote. Each difference, and each file that is refused, is listed with the
+layers of its model; the exit status is 1 if there are any. Files that their own Keras does not load, or
+loads as a model with other numbers, are compared too, but their differences are counted by themselves.
+"""
+
+import argparse
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+import fastrnn
+from fastrnn._nested import flatten
+
+TOLERANCE = 2e-5
+"""Of the largest number of an output."""
+
+
+def difference(path: Path, stored: dict[str, np.ndarray]) -> str | None:
+    """Return what is wrong with a file, None if all is right."""
+    try:
+        model = fastrnn.load_model(path)
+        inputs = [stored[f"in{i}"] for i in range(sum(name.startswith("in") for name in stored))]
+        for call in range(2):
+            outputs = flatten(model(inputs if len(inputs) > 1 else inputs[0]))
+            expected = [
+                stored[f"out{call}_{i}"]
+                for i in range(sum(name.startswith(f"out{call}_") for name in stored))
+            ]
+            if len(outputs) != len(expected):
+                return f"{len(outputs)} outputs instead of {len(expected)}"
+            for i, (output, wanted) in enumerate(zip(outputs, expected, strict=True)):
+                wrong = _difference(np.asarray(output), wanted)
+                if wrong:
+                    return f"call {call}, output {i}: {wrong}"
+    except Exception as error:  # whatever it is, it is found
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _difference(output: np.ndarray, wanted: np.ndarray) -> str | None:
+    if output.shape != wanted.shape:
+        return f"shape {output.shape} instead of {wanted.shape}"
+    finite = np.isfinite(wanted)
+    if not np.array_equal(finite, np.isfinite(output)):
+        return "other numbers are finite"
+    if not finite.any():
+        return None
+    scale = np.abs(wanted[finite]).max() or 1.0
+    error = np.abs(output[finite].astype(float) - wanted[finite]).max() / scale
+    return f"off by {error:.1e} of the scale" if error > TOLERANCE else None
+
+
+def compare(folder: Path, verbose: bool = True) -> int:
+    """Compare the models of a folder, print how many differ and return how many of them Keras itself loads."""
+    models = differing = damaged = 0
+    versions = set()
+    for line in (folder / "models.jsonl").read_text().splitlines():
+        description = json.loads(line)
+        versions.add(description["keras"])
+        seed = description["seed"]
+        with np.load(folder / f"{seed}.npz") as file:
+            stored = dict(file)
+        models += 1
+        found = {
+            extension: difference(folder / f"{seed}{extension}", stored)
+            for extension in description["saved"]
+        }
+        wrong = {extension: what for extension, what in found.items() if what}
+        if not wrong:
+            continue
+        if any(description["saved"][extension] == "same" for extension in wrong):
+            differing += 1
+        else:
+            damaged += 1
+        if verbose:
+            print(f"{folder.name} {seed}")
+            for extension, what in wrong.items():
+                print(f"  {extension}: {what[:300]}")
+                print(f"    loaded by its own Keras: {description['saved'][extension]}")
+            for layer in description["layers"]:
+                print(f"      {layer}")
+    print(
+        f"Keras {', '.join(sorted(versions))}: {models} models compared, {differing} differ, "
+        f"{damaged} more that Keras itself does not load"
+    )
+    return differing
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--quiet", action="store_true", help="print counts only")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    differing = [compare(folder, not options.quiet) for folder in options.folders]
+    return int(any(differing))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
