@@ -569,6 +569,8 @@ class MultiHeadAttention(Layer):
         """Write the steps of a call: build the layer for all its inputs, then lower it."""
         given = {**dict(zip(self.call_arguments, args, strict=False)), **kwargs}
         given = {name: value for name, value in given.items() if value is not None}
+        if self.takes_masks:
+            given.pop("query_mask", None)  # the tensor's own goes before it
         inputs = [given[name] for name in ("query", "value", "key") if name in given]
         if len(inputs) < 2:
             raise ValueError(f"layer {self.name!r}: expected a query and a value")
