@@ -12,7 +12,13 @@ SOURCES := setup.py $(shell find fastrnn -name '*.pyx' -o -name '*.px[di]' -o -n
 # $(call pyproject,KEYS): the list under these keys of pyproject.toml, an item a line.
 pyproject = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 
-.PHONY: demo test quick test-all test-other-builds bench bench-all bench-check bench-baseline lint format build clean
+# Keras 3 by its minor version; tf_keras and 2.15 are Keras 2.
+VERSIONS ?= 3.0 3.1 3.2 3.3 3.4 3.5 3.6 3.7 3.8 3.9 3.10 3.11 3.12 3.13 3.14 3.15 tf_keras 2.15
+FIRST ?= 0
+COUNT ?= 80
+VERSIONS_ENV := .venv-versions
+
+.PHONY: demo test quick test-all test-other-builds versions bench bench-all bench-check bench-baseline lint format build clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -42,6 +48,24 @@ test-other-builds: $(VENV)/test.stamp
 	for level in $$($(PYTHON) -c '$(OTHER_LEVELS)'); do \
 		FASTRNN_ISA=$$level $(BIN)/pytest --numprocesses auto --sweep sample -m "not slow" $(ON_OTHERS) || exit; \
 	done
+
+versions: $(VENV)/test.stamp $(foreach version,$(VERSIONS),$(VERSIONS_ENV)/$(version).stamp)
+	rm -rf $(VERSIONS_ENV)/files
+	for version in $(VERSIONS); do \
+	  case $$version in tf_keras) module=tf_keras;; *) module=keras;; esac; \
+	  KERAS_BACKEND=tensorflow $(VERSIONS_ENV)/$$version/bin/python tests/versions/generate.py \
+	    $(VERSIONS_ENV)/files/$$version --keras $$module --first $(FIRST) --count $(COUNT) || exit 1; \
+	done
+	$(PYTHON) -m tests.versions.compare $(foreach version,$(VERSIONS),$(VERSIONS_ENV)/files/$(version))
+
+$(VERSIONS_ENV)/%.stamp:
+	$(PYTHON3) -m venv $(VERSIONS_ENV)/$*
+	$(VERSIONS_ENV)/$*/bin/python -m pip --quiet install $(call requirements_of,$*)
+	touch $@
+
+# TensorFlow 2.16 goes with Keras 3.0 to 3.5, 2.20 with the later ones and with tf_keras, 2.15 is Keras 2.15.
+requirements_of = $(if $(filter tf_keras,$(1)),tensorflow-cpu==2.20.* tf_keras==2.20.*,$(if $(filter 2.15,$(1)),\
+  tensorflow-cpu==2.15.*,$(if $(filter 3.0 3.1 3.2 3.3 3.4 3.5,$(1)),tensorflow-cpu==2.16.*,tensorflow-cpu==2.20.*) 'keras==$(1).*'))
 
 bench: $(VENV)/bench.stamp
 	$(PYTHON) -m benchmarks.compare --rows design,models
@@ -79,7 +103,7 @@ format: $(VENV)/lint.stamp
 build: $(VENV)/build.stamp
 
 clean:
-	rm -rf $(VENV) bench-results build dist *.egg-info sunspots.png .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VERSIONS_ENV) bench-results build dist *.egg-info sunspots.png .mypy_cache .pytest_cache .ruff_cache
 	find fastrnn tests benchmarks examples -name __pycache__ -prune -exec rm -r {} +
 	find fastrnn -name '*.so' -delete
 

@@ -40,8 +40,6 @@ class Attention(Layer):
         Kept for the config.
     causal : bool
         Let every call use the causal mask, as the layers of Keras 2 could; not in the config.
-    carries_mask : bool
-        Whether the output carries the query's mask; False for files of versions that dropped it, and not in the config.
 
     Notes
     -----
@@ -62,11 +60,9 @@ class Attention(Layer):
         seed: object = None,
         *,
         causal: bool = False,
-        carries_mask: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.supports_masking = carries_mask
         if score_mode not in ("dot", "concat"):
             raise ValueError(
                 f"layer {self.name!r}: expected score_mode 'dot' or 'concat'; got {score_mode!r}"

@@ -186,6 +186,9 @@ class Layer:
         Kept for the config.
     input_shape, batch_input_shape : tuple, optional
         The shape of the input, without or with the batch, for the first layer of a `Sequential`.
+    carries_mask : bool
+        Whether the output can carry a mask; False for files of versions in which the layer dropped it, and not in the
+        config.
     carries_given_mask : bool
         Whether the output carries the mask that a call was given; False for files of versions in which it carried the
         input's own, and not in the config.
@@ -228,6 +231,7 @@ class Layer:
         activity_regularizer: object = None,
         input_shape: Shape | None = None,
         batch_input_shape: Shape | None = None,
+        carries_mask: bool = True,
         carries_given_mask: bool = True,
         **unknown: object,
     ) -> None:
@@ -242,6 +246,8 @@ class Layer:
         self.trainable = trainable
         self.activity_regularizer = activity_regularizer
         self.carries_given_mask = carries_given_mask
+        if not carries_mask:
+            self.supports_masking = False
         self.declared_input_shape = (
             (None, *input_shape)
             if input_shape is not None

@@ -386,6 +386,13 @@ MEANINGS = (
         source="v2.15.0: keras/layers/rnn/base_rnn.py, _process_inputs",
     ),
     Meaning(
+        what="Normalization and Rescaling drop the mask",
+        layers=("Normalization", "Rescaling"),
+        before=(3,),
+        options={"carries_mask": False},
+        source="v2.15.0: keras/layers/preprocessing/normalization.py, image_preprocessing.py",
+    ),
+    Meaning(
         what="a merging layer drops the masks of its inputs",
         layers=_MERGING,
         since=(3,),
