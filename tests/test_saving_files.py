@@ -831,6 +831,8 @@ def test_published_models(case):
     if case is None:
         pytest.skip(f"the published models are not at {PUBLISHED}")
     folder = PUBLISHED / case["dir"]
+    if (folder / case["file"] / "saved_model.pb").exists():
+        pytest.skip("SavedModel folders are not read")
     try:
         model = fastrnn.load_model(folder / case["file"])
     except UnsupportedLayerError as error:
