@@ -1,5 +1,6 @@
 """What all tests share: Keras on its NumPy backend, strict warnings, seeded randomness."""
 
+import gc
 import os
 import random
 
@@ -46,6 +47,12 @@ def pytest_collection_modifyitems(config, items):
     chosen = set(map(id, kept))
     config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
     items[:] = kept
+
+
+def pytest_collection_finish():
+    # Keras collects garbage on many calls. What thousands of items hold is none, and takes seconds to look through.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config):

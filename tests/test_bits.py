@@ -139,6 +139,7 @@ def test_a_table_looks_up_the_same_in_every_row(kind, units, core, rng):
         np.testing.assert_array_equal(program.run(numbers[:rows].copy()), whole[:rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_narrow_products(level, precision, rng):
@@ -191,6 +192,7 @@ def model_of(cell, units):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["SimpleRNN", "LSTM", "GRU"])
 def test_calls_that_run_at_once(cell, threads, rng):
     fastrnn.set_num_threads(2)

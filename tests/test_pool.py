@@ -62,6 +62,7 @@ def test_pools_give_what_streams_give(kind, masked, rng):
                     np.testing.assert_allclose(a[row], b, rtol=0, atol=tolerance, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("count", [1, 95, 97, 1000])
 def test_many_streams_are_stepped_in_tiles_and_threads(count, threads, rng):

@@ -54,6 +54,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_quantized_model(kind, tmp_path, rng):
     model, config = scrambled(recurrent_model(), rng), CONFIGS[kind]()
@@ -183,6 +184,7 @@ def set_quantizer(**options):
     return damage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [

@@ -273,6 +273,7 @@ def run_with(package, statements):
     return names, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_the_examples_of_the_recurrent_layers_page(name):
     statements = examples_of(name)
