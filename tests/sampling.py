@@ -1,8 +1,9 @@
 """Which cases of a parametrized test run: all, or a sample in which values still meet.
 
-Every test with parameters is a sweep over their product. A fault shows where a value, or two values together, are
-computed wrongly, so a sample keeps every pair of values (`sample`), each in a case drawn by the seed, or (`quick`) a few
-cases that share as few values as they can. A parameter of NUMBERS has no values of its own but counts drawn cases: a share of those is kept.
+Every test with parameters is a sweep over their product. A fault shows where a value, or two values
+together, are computed wrongly, so a sample keeps every pair of values (`sample`), each in a case
+drawn by the seed, or (`quick`) a few cases that share as few values as they can. A parameter of
+NUMBERS has no values of its own but counts drawn cases: a share of those is kept.
 """
 
 import itertools
