@@ -1,9 +1,9 @@
 """Which cases of a parametrized test run: all, or a sample in which values still meet.
 
-Every test with parameters is a sweep over their product. A fault shows where a value, or two values
-together, are computed wrongly, so a sample keeps every pair of values (`sample`), each in a case
-drawn by the seed, or (`quick`) a few cases that share as few values as they can. A parameter of
-NUMBERS has no values of its own but counts drawn cases: a share of those is kept.
+Every test with parameters is a sweep over their product. A fault shows where a value, or two values together, are
+computed wrongly, so `sample` keeps every pair of values, in a case drawn by the seed, and `quick` a few cases, which
+come with new values as long as there are some. A parameter of NUMBERS has no values of its own but counts drawn cases:
+a share of those is kept.
 """
 
 import itertools
@@ -12,7 +12,7 @@ import random
 
 # How many values must meet, which part of the numbered cases is drawn (but never fewer than FEWEST), and how many cases
 # of one test run at most. `quick` leaves out what starts programs or trains, `slow` by its marker.
-LEVELS = {"quick": (1, 1 / 32, 5), "sample": (2, 1 / 8, None)}
+LEVELS = {"quick": (1, 1 / 32, 3), "sample": (2, 1 / 8, None)}
 FEWEST = 8
 NUMBERS = {"number", "seed"}
 
