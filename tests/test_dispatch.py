@@ -349,26 +349,6 @@ def test_threadpoolctl_limits_the_thread_that_asks_it_to():
     assert output_of(code, OMP_NUM_THREADS="2").split() == ["0", "0", "1", "1", "1", "2", "2", "2"]
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_blas_starts_no_threads_of_its_own(level):
-    code = (
-        "import time, numpy as np, fastrnn\n"
-        "def seconds():\n"
-        "    return np.array([time.thread_time(), time.process_time() - time.thread_time()])\n"
-        "fastrnn.set_num_threads(1)\n"
-        "input, lstm = fastrnn.Input((20, 300)), fastrnn.layers.LSTM(200, dtype='float64')\n"
-        "model = fastrnn.Sequential([input, lstm, fastrnn.layers.Dense(600, dtype='float64')])\n"
-        "x = np.ones((200, 20, 300))\n"
-        "model(x)\n"
-        "before = seconds()\n"
-        "model(x)\n"
-        "print(*seconds() - before)"
-    )
-    count = len(os.sched_getaffinity(0))
-    own, others = output_of(code, FASTRNN_ISA=level, OPENBLAS_NUM_THREADS=str(count)).split()
-    assert float(others) < 0.1 * float(own)
-
-
 @pytest.mark.parametrize("around", ["contextlib.nullcontext()", "fastrnn.num_threads(2)"])
 def test_a_fork_after_a_threaded_call_does_not_hang(around):
     code = BIG + (
