@@ -23,11 +23,10 @@ from fastrnn.layers.base import (
     to_mask,
     to_numeric,
 )
-from fastrnn.layers.core import Dense, positive_integer
-from fastrnn.layers.einsum_dense import EinsumDense
+from fastrnn.layers.core import positive_integer
 from fastrnn.layers.lambda_layer import Lambda
 from fastrnn.layers.operations import Operation
-from fastrnn.layers.quantized import InputRounding
+from fastrnn.layers.quantized import InputRounding, RoundsInputs
 from fastrnn.plan import Builder, Executable, Value
 from fastrnn.saving.config import constructor_options
 from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
@@ -930,16 +929,14 @@ class Functional(Model):
 
 
 def _refuse_missing(layer: Layer, node: NodeSpec, missing: Collection[TensorRef]) -> None:
-    """Raise ValueError if a call needs one of the `missing` inputs, which have to be arguments of their own."""
-    first, *others = [*node.args, *node.kwargs.values()]
-    optional = [one for one in others if isinstance(one, TensorRef)]
-    needed = [one for one in flatten([first, others]) if one in missing and one not in optional]
-    if needed or isinstance(layer, Operation):
-        names = ", ".join(repr(ref.layer) for ref in needed or missing)
-        if needed or any(one in missing for one in optional):
-            raise ValueError(
-                f"layer {layer.name!r}: expected a tensor for the input {names}; got None"
-            )
+    """Raise ValueError if a call needs one of the `missing` inputs: what a layer can do without is an argument."""
+    _, *others = [*node.args, *node.kwargs.values()]
+    spared = [] if isinstance(layer, Operation) else others
+    refs = _refs_in([node.args, node.kwargs])
+    needed = [ref for ref in refs if ref in missing and ref not in spared]
+    if needed:
+        names = ", ".join(repr(ref.layer) for ref in needed)
+        raise ValueError(f"layer {layer.name!r}: expected a tensor for the input {names}; got None")
 
 
 def _refs_in(structure: Nested) -> list[TensorRef]:
@@ -1010,7 +1007,7 @@ def layer_from_spec(spec: LayerSpec) -> Layer:
     layer = LOADABLE[spec.class_name].from_config(_config_of(spec))
     how = spec.quantization
     if how is not None and (how.mode == "float8" or how.input_range is not None):
-        assert isinstance(layer, (Dense, EinsumDense))
+        assert isinstance(layer, RoundsInputs)
         layer.input_rounding = InputRounding(how.input_range, how.epsilon)
     return layer
 

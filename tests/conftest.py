@@ -1,6 +1,7 @@
 """What all tests share: Keras on its NumPy backend, strict warnings, seeded randomness."""
 
 import gc
+import importlib
 import os
 import random
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from keras.src.backend.common import dtypes
 
+import fastrnn
+from tests.builds import BUILDS
 from tests.sampling import LEVELS, sampled
 
 # Off TensorFlow, Keras computes some float64 operations in float32. With TensorFlow's rule its
@@ -64,6 +67,24 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def _seeded_weights():
     random.seed(20240229)  # where initializers without a seed take theirs from
+
+
+@pytest.fixture(params=BUILDS)
+def core(request):
+    """A build of the core, on one thread."""
+    module = importlib.import_module(f"fastrnn._core_{request.param}")
+    before = module.get_num_threads()
+    module.set_num_threads(1)
+    yield module
+    module.set_num_threads(before)
+
+
+@pytest.fixture
+def threads():
+    """Let a test change the number of threads."""
+    before = fastrnn.get_num_threads()
+    yield
+    fastrnn.set_num_threads(before)
 
 
 @pytest.fixture

@@ -509,15 +509,8 @@ def test_chart_shows_the_rows_that_have_a_ratio(tmp_path):
     assert SEVERAL[1].name.replace(">", "&gt;") not in text
 
 
-@pytest.fixture
-def threads_as_before():
-    before = fastrnn.get_num_threads()
-    yield
-    fastrnn.set_num_threads(before)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("threads_as_before")
+@pytest.mark.usefixtures("threads")
 def test_contention_compares_with_a_quiet_thread():
     quiet, *others = contention.measure_one(single("lstm", 2, 3, 1, 4), 0.01)
     cpus = len(os.sched_getaffinity(0))
@@ -545,7 +538,7 @@ def test_calls_of_all_threads_count_and_long_ones_too():
     )
 
 
-@pytest.mark.usefixtures("threads_as_before")
+@pytest.mark.usefixtures("threads")
 def test_padding_changes_the_valid_steps_only():
     configuration = single("gru", 3, 4, 50, 10)
     x = configuration.inputs()

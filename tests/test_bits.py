@@ -13,10 +13,9 @@ import pytest
 
 import fastrnn
 from fastrnn import layers
+from tests.builds import LEVELS
 from tests.test_core import (
-    BUILDS,
     GATES,
-    LEVELS,
     dense,
     dense_weights,
     masked,
@@ -29,23 +28,6 @@ ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 95, 96, 97, 193, 
 # Units in lanes or rows in lanes, one panel or several, whole vectors or not; and depths around a block of a sum.
 UNITS = (1, 2, 5, 8, 16, 20, 33, 64, 65, 100, 130)
 FEATURES = (1, 8, 9, 40, 130)
-
-
-@pytest.fixture(params=BUILDS)
-def core(request):
-    module = importlib.import_module(f"fastrnn._core_{request.param}")
-    before = module.get_num_threads()
-    module.set_num_threads(1)
-    yield module
-    module.set_num_threads(before)
-
-
-@pytest.fixture
-def threads():
-    """Let a test change the number of threads."""
-    before = fastrnn.get_num_threads()
-    yield
-    fastrnn.set_num_threads(before)
 
 
 def program_of(core, kind, features, units, rng, mask=False, **options):

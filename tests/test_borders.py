@@ -6,15 +6,14 @@ oracle on the most rows judges them all.
 """
 
 import functools
-import importlib
 
 import numpy as np
 import pytest
 
 import fastrnn
 from fastrnn import activations, layers, reference
+from tests.builds import BUILDS
 from tests.test_core import (
-    BUILDS,
     GATES,
     assert_near,
     cell_of,
@@ -46,15 +45,6 @@ STEPS = 3
 OTHERS = 5
 # What a row and step of a narrow layer may err: it tells numbers from garbage, and test_precision.py the rest.
 NARROW_ERROR = {"bfloat16": 0.05, "int8": 0.25}
-
-
-@pytest.fixture(params=BUILDS)
-def core(request):
-    module = importlib.import_module(f"fastrnn._core_{request.param}")
-    before = module.get_num_threads()
-    module.set_num_threads(1)
-    yield module
-    module.set_num_threads(before)
 
 
 @pytest.fixture(params=[1, 2])

@@ -1,7 +1,6 @@
 """ConvLSTM: its kernel in every build against the oracle, and its layers against real Keras."""
 
 import functools
-import importlib
 import itertools
 
 import keras
@@ -9,17 +8,11 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import _dispatch, activations, layers, plan, reference
+from fastrnn import activations, layers, plan, reference
 from tests.backends import as_on_tensorflow
+from tests.builds import BASE
 from tests.pairs import pairwise
 
-BASE = importlib.import_module("fastrnn._core_base_f32")
-BUILDS = [
-    f"{level}_f{bits}"
-    for level in _dispatch._built_levels()
-    if BASE.cpu_has(level)
-    for bits in (32, 64)
-]
 MASKS = {
     None: None,
     "right": [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]],
@@ -158,15 +151,6 @@ class KernelCase:
 @functools.cache
 def kernel_case(number):
     return KernelCase(number, **KERNEL_CASES[number])
-
-
-@pytest.fixture(params=BUILDS)
-def core(request):
-    module = importlib.import_module(f"fastrnn._core_{request.param}")
-    before = module.get_num_threads()
-    module.set_num_threads(1)
-    yield module
-    module.set_num_threads(before)
 
 
 def test_kernel_in_every_pair_of_options(core):

@@ -10,26 +10,14 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import _dispatch, activations, reference
+from fastrnn import activations, reference
+from tests.builds import BASE, BUILDS
 
-PRECISIONS = (32, 64)
-BASE = importlib.import_module("fastrnn._core_base_f32")
-LEVELS = [level for level in _dispatch._built_levels() if BASE.cpu_has(level)]
-BUILDS = [f"{level}_f{bits}" for level in LEVELS for bits in PRECISIONS]
 ELEMENTWISE = [name for name in BASE.ACTIVATIONS if name not in BASE.ROW_ACTIVATIONS]
 GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3, "gru_reset_before": 3}
 # With these, rounding errors do not grow from step to step.
 CALM = ["tanh", "sigmoid", "hard_sigmoid", "hard_sigmoid_keras2", "softsign", "hard_tanh"]
 CALM_GATES = ["sigmoid", "hard_sigmoid", "hard_sigmoid_keras2", "sparse_sigmoid"]
-
-
-@pytest.fixture(params=BUILDS)
-def core(request):
-    module = importlib.import_module(f"fastrnn._core_{request.param}")
-    before = module.get_num_threads()
-    module.set_num_threads(1)
-    yield module
-    module.set_num_threads(before)
 
 
 def rounding(core, scale=1.0):

@@ -15,11 +15,10 @@ import pytest
 
 import fastrnn
 from fastrnn import _dispatch, layers
+from tests.builds import LEVELS
 
 pytestmark = pytest.mark.slow
 ROOT = Path(fastrnn.__file__).parent.parent
-BASE = importlib.import_module("fastrnn._core_base_f32")
-LEVELS = [level for level in _dispatch._built_levels() if BASE.cpu_has(level)]
 # Enough work for two threads.
 BIG = """
 import os, numpy as np, fastrnn
@@ -56,14 +55,6 @@ def output_of(code, **variables):
     finished = run(code, **variables)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
-
-
-@pytest.fixture
-def threads():
-    """Let a test change the number of threads."""
-    before = fastrnn.get_num_threads()
-    yield
-    fastrnn.set_num_threads(before)
 
 
 # Instruction sets

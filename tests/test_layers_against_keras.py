@@ -14,9 +14,9 @@ import pytest
 import fastrnn
 from fastrnn import activations, reference
 from tests.backends import as_on_tensorflow
+from tests.builds import LEVELS
 from tests.pairs import pairwise
 from tests.sampling import drawn
-from tests.test_core import LEVELS
 
 KERAS_ACTIVATIONS = [name for name in activations.NAMES if name != "hard_sigmoid_keras2"]
 # glu halves the width, so a state cannot feed back; threshold needs arguments a name cannot give.

@@ -10,7 +10,8 @@ import pytest
 import fastrnn
 from fastrnn import _dispatch, activations, sunspots
 from fastrnn.dtypes import PRECISIONS, rounded
-from tests.test_core import GATES, LEVELS, samples, weights_of
+from tests.builds import LEVELS
+from tests.test_core import GATES, samples, weights_of
 
 NARROW = ("bfloat16", "int8")
 FEATURES_LEFT_ALONE = 8
@@ -40,14 +41,6 @@ def build(request):
     module.set_num_threads(1)
     yield module, portable
     module.set_num_threads(fastrnn.get_num_threads())
-
-
-@pytest.fixture
-def threads():
-    """Let a test change the number of threads."""
-    before = fastrnn.get_num_threads()
-    yield
-    fastrnn.set_num_threads(before)
 
 
 # What the products should be

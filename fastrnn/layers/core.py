@@ -10,7 +10,7 @@ from fastrnn._types import ActivationFunction, ActivationLike, Config, Initializ
 from fastrnn.dtypes import is_floating
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers.base import Layer
-from fastrnn.layers.quantized import InputRounding
+from fastrnn.layers.quantized import RoundsInputs
 from fastrnn.symbolic import KerasTensor, input_tensor
 
 
@@ -101,7 +101,7 @@ def Input(
     return input_tensor(layer, layer.batch_shape, layer.input_dtype)
 
 
-class Dense(Layer):
+class Dense(RoundsInputs):
     """activation(x @ kernel + bias) over the last axis.
 
     Parameters
@@ -164,9 +164,6 @@ class Dense(Layer):
         self.kernel_constraint, self.bias_constraint = kernel_constraint, bias_constraint
         self.quantization_config = quantization_config
 
-    input_rounding: InputRounding | None = None
-    """What rounds the inputs of a layer that Keras has quantized."""
-
     @property
     def kernel(self) -> np.ndarray:
         """ndarray, shape (features, units)."""
@@ -178,8 +175,6 @@ class Dense(Layer):
         return self._weights.get("bias")
 
     def get_config(self) -> Config:
-        if self.input_rounding is not None:
-            raise NotImplementedError(f"layer {self.name!r}: a quantized layer has no config")
         config = super().get_config()
         if self.activity_regularizer is not None:
             config["activity_regularizer"] = self.activity_regularizer
@@ -189,8 +184,7 @@ class Dense(Layer):
         self.add_weight((input_shape[-1], self.units), self.kernel_initializer, name="kernel")
         if self.use_bias:
             self.add_weight((self.units,), self.bias_initializer, name="bias")
-        if self.input_rounding is not None and self.input_rounding.limits is None:
-            self.add_weight((), "ones", trainable=False, name="inputs_scale")
+        self._add_inputs_scale()
         super().build(input_shape)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -210,7 +204,8 @@ class Dense(Layer):
         return over_last_axis(x) or over_timesteps(self.activation, (*x.shape[:-1], self.units))
 
     def lower(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
-        x = self._rounded(builder, x)
+        if self.input_rounding is not None:
+            x = self._round(builder, x)
         y = builder.value(self.compute_output_shape(x.shape), x.mask)
         inside = self.activation if plan.is_elementwise(self.activation) else activations.linear
         builder.add(
@@ -222,15 +217,12 @@ class Dense(Layer):
             else activate(builder, y, self.activation, self.compute_dtype)
         )
 
-    def _rounded(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
+    def _round(self, builder: plan.Builder, x: plan.Value) -> plan.Value:
         """The input as a quantized layer rounds it."""
-        rounding, scale = self.input_rounding, self._weights.get("inputs_scale")
-        if rounding is None:
-            return x
         y = builder.value(x.shape, x.mask)
 
         def compute(array: np.ndarray) -> np.ndarray:
-            return rounding(array, [-1], scale)
+            return self._rounded(array, [-1])
 
         builder.add(plan.Apply((x.buffer,), (y.buffer,), self.compute_dtype, compute))
         return y

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from fastrnn import activations, initializers, plan
-from fastrnn._types import ActivationLike, Config, InitializerLike, Shape
+from fastrnn._types import ActivationLike, InitializerLike, Shape
 from fastrnn.layers.array import ArrayLayer
 from fastrnn.layers.core import over_timesteps
-from fastrnn.layers.quantized import InputRounding
+from fastrnn.layers.quantized import RoundsInputs
 
 
-class EinsumDense(ArrayLayer):
+class EinsumDense(RoundsInputs, ArrayLayer):
     """activation(einsum(equation, x, kernel) + bias).
 
     Parameters
@@ -98,9 +98,6 @@ class EinsumDense(ArrayLayer):
         self.kernel_constraint, self.bias_constraint = kernel_constraint, bias_constraint
         self.quantization_config = quantization_config
 
-    input_rounding: InputRounding | None = None
-    """What rounds the inputs of a layer that Keras has quantized."""
-
     @property
     def kernel(self) -> np.ndarray:
         """ndarray."""
@@ -132,11 +129,6 @@ class EinsumDense(ArrayLayer):
         """ndarray or None."""
         return self._weights.get("bias")
 
-    def get_config(self) -> Config:
-        if self.input_rounding is not None:
-            raise NotImplementedError(f"layer {self.name!r}: a quantized layer has no config")
-        return super().get_config()
-
     def build(self, input_shape: Shape) -> None:
         self._check_input(input_shape)
         sizes = self._sizes(input_shape)
@@ -149,8 +141,7 @@ class EinsumDense(ArrayLayer):
             ]
             rest = len(input_shape) - len(self._input_axes) if self._rest_last else 0
             self.add_weight((*shape, *[1] * rest), self.bias_initializer, name="bias")
-        if self.input_rounding is not None and self.input_rounding.limits is None:
-            self.add_weight((), "ones", trainable=False, name="inputs_scale")
+        self._add_inputs_scale()
         self.built_rank = len(input_shape)
         super().build(input_shape)
 
@@ -206,7 +197,7 @@ class EinsumDense(ArrayLayer):
         if self.input_rounding is not None:
             first = x.ndim - len(self._input_axes) if self._rest_first else 0
             axes = [first + self._input_axes.index(axis) for axis in self.reduced_axes]
-            x = self.input_rounding(x, axes, self._weights.get("inputs_scale"))
+            x = self._rounded(x, axes)
         y = np.einsum(self.equation, x, self.kernel, optimize=True)
         y = y if self.bias is None else y + self.bias
         return y if self.activation is activations.linear else self.activation(y)

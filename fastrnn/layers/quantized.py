@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastrnn._types import Config
+from fastrnn.layers.base import Layer
+
 _LARGEST_FLOAT8 = 448.0
 _LEAST_EXPONENT = -6
 _MANTISSA_BITS = 3
@@ -51,3 +54,24 @@ class InputRounding:
         largest = np.max(np.abs(x), axis=tuple(axes), keepdims=True)
         scales = x.dtype.type(most) / (largest + x.dtype.type(self.epsilon))
         return np.clip(np.rint(x * scales), least, most) / scales
+
+
+class RoundsInputs(Layer):
+    """A layer that Keras can quantize so that it rounds its inputs."""
+
+    input_rounding: InputRounding | None = None
+
+    def get_config(self) -> Config:
+        if self.input_rounding is not None:
+            raise NotImplementedError(f"layer {self.name!r}: a quantized layer has no config")
+        return super().get_config()
+
+    def _add_inputs_scale(self) -> None:
+        """Make the scale that float8 has as a weight."""
+        if self.input_rounding is not None and self.input_rounding.limits is None:
+            self.add_weight((), "ones", trainable=False, name="inputs_scale")
+
+    def _rounded(self, x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+        """Inputs as a quantized layer rounds them, along the axes over which it sums products."""
+        assert self.input_rounding is not None
+        return self.input_rounding(x, axes, self._weights.get("inputs_scale"))
