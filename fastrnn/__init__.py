@@ -9,6 +9,13 @@ which write a plan (`plan`), which the compiled core (`_core.pyx`) runs on array
 mathematics in NumPy.
 """
 
+try:
+    from fastrnn import _core
+except ImportError as error:
+    raise ImportError(
+        "fastrnn's compiled core is missing; install the package with pip, or run `make build`"
+    ) from error
+
 from fastrnn import layers, models, ops
 from fastrnn._dispatch import get_num_threads, num_threads, set_num_threads, show_config
 from fastrnn.errors import ModelFormatError, NotStreamableError, UnsupportedLayerError

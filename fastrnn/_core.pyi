@@ -1,4 +1,4 @@
-"""What every build of the core offers: `fastrnn._core_<level>_f<bits>`, as `fastrnn._dispatch.core` returns it."""
+"""The compiled core."""
 
 from collections.abc import Collection, Sequence
 from contextvars import ContextVar
@@ -8,15 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
-DTYPE: Final[np.dtype[np.float32] | np.dtype[np.float64]]
-VECTOR_BYTES: Final[int]
 ACTIVATIONS: Final[dict[str, int]]
 ROW_ACTIVATIONS: Final[tuple[str, ...]]
 PRECISIONS: Final[dict[str | None, int]]
-DOT_PRODUCTS: Final[tuple[str, ...]]
 CELLS: Final[dict[str, int]]
 MERGE_MODES: Final[dict[str, int]]
 POOL_MODES: Final[dict[str, int]]
+BUILDS: Final[dict[tuple[str, int], Build]]
 
 _Weights = NDArray[np.floating[Any]]
 _Array = NDArray[Any]
@@ -25,9 +23,25 @@ def cpu_has(level: str) -> bool: ...
 def set_num_threads(n: int) -> None: ...
 def use_limits(here: ContextVar[int | None], openmp: int) -> None: ...
 def get_num_threads() -> int: ...
+def levels_built() -> list[str]: ...
+def force(*, rows_in_lanes: str = "auto", hoisting: str = "auto") -> None: ...
+
+class Build:
+    @property
+    def name(self) -> str: ...
+    @property
+    def level(self) -> str: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def vector_bytes(self) -> int: ...
+    @property
+    def dot_products(self) -> tuple[str, ...]: ...
 
 @disjoint_base
 class Step:
+    @property
+    def build(self) -> Build: ...
     @property
     def sources(self) -> tuple[int, ...]: ...
     @property
@@ -37,6 +51,7 @@ class Step:
 class Recurrent(Step):
     def __init__(
         self,
+        build: Build,
         cell: str,
         kernel: _Weights,
         recurrent_kernel: _Weights,
@@ -62,6 +77,7 @@ class Recurrent(Step):
 class ConvRecurrent(Step):
     def __init__(
         self,
+        build: Build,
         kernel: _Weights,
         recurrent_kernel: _Weights,
         bias: _Weights | None,
@@ -85,47 +101,57 @@ class ConvRecurrent(Step):
 @disjoint_base
 class Dense(Step):
     def __init__(
-        self, kernel: _Weights, bias: _Weights | None, activation: str, *, x: int, y: int
+        self,
+        build: Build,
+        kernel: _Weights,
+        bias: _Weights | None,
+        activation: str,
+        *,
+        x: int,
+        y: int,
     ) -> None: ...
 
 @disjoint_base
 class Activate(Step):
-    def __init__(self, activation: str, *, x: int, y: int) -> None: ...
+    def __init__(self, build: Build, activation: str, *, x: int, y: int) -> None: ...
 
 @disjoint_base
 class Merge(Step):
-    def __init__(self, mode: str, *, a: int, b: int, y: int, backwards: bool = False) -> None: ...
+    def __init__(
+        self, build: Build, mode: str, *, a: int, b: int, y: int, backwards: bool = False
+    ) -> None: ...
 
 @disjoint_base
 class Lookup(Step):
-    def __init__(self, table: _Weights, *, x: int, y: int) -> None: ...
+    def __init__(self, build: Build, table: _Weights, *, x: int, y: int) -> None: ...
 
 @disjoint_base
 class NotZero(Step):
-    def __init__(self, *, x: int, y: int) -> None: ...
+    def __init__(self, build: Build, *, x: int, y: int) -> None: ...
 
 @disjoint_base
 class Blank(Step):
-    def __init__(self, value: float, *, x: int, y: int, mask: int) -> None: ...
+    def __init__(self, build: Build, value: float, *, x: int, y: int, mask: int) -> None: ...
 
 @disjoint_base
 class Affine(Step):
     def __init__(
-        self, center: _Weights, scale: _Weights, shift: _Weights, *, x: int, y: int
+        self, build: Build, center: _Weights, scale: _Weights, shift: _Weights, *, x: int, y: int
     ) -> None: ...
 
 @disjoint_base
 class Reshape(Step):
-    def __init__(self, shape: Sequence[int], *, x: int, y: int) -> None: ...
+    def __init__(self, build: Build, shape: Sequence[int], *, x: int, y: int) -> None: ...
 
 @disjoint_base
 class Repeat(Step):
-    def __init__(self, n: int, *, x: int, y: int) -> None: ...
+    def __init__(self, build: Build, n: int, *, x: int, y: int) -> None: ...
 
 @disjoint_base
 class Pool(Step):
     def __init__(
         self,
+        build: Build,
         mode: str,
         *,
         x: int,
@@ -140,25 +166,28 @@ class Pool(Step):
 class Program:
     def __new__(
         cls,
+        build: Build,
         n_buffers: int,
         steps: Sequence[Step],
         inputs: Sequence[int],
         outputs: Sequence[int],
         masks: Collection[int] = (),
     ) -> Self: ...
+    @property
+    def build(self) -> Build: ...
     def expect(self, shapes: Sequence[tuple[int | None, ...]], whole: bool = False) -> None: ...
     def run(self, arrays: _Array | tuple[_Array, ...]) -> _Array | tuple[_Array, ...] | None: ...
 
 @disjoint_base
 class Window(Step):
     def __init__(
-        self, taps: int, dilation: int, *, x: int, before: int, y: int, after: int
+        self, build: Build, taps: int, dilation: int, *, x: int, before: int, y: int, after: int
     ) -> None: ...
 
 @disjoint_base
 class Hold(Step):
     def __init__(
-        self, *, x: int, mask: int, before: int, y: int, after: int, sequence: bool
+        self, build: Build, *, x: int, mask: int, before: int, y: int, after: int, sequence: bool
     ) -> None: ...
 
 @disjoint_base

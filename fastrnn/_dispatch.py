@@ -1,65 +1,20 @@
-"""Which build of the core runs here, and on how many threads: the one place where both are decided."""
+"""Which build of the kernels runs here, and on how many threads: the one place where both are decided."""
 
 import contextlib
 import functools
-import importlib
-import importlib.util
 import os
 import platform
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-if TYPE_CHECKING:
-    from fastrnn import _core
+from fastrnn import _core
 
 ISA_VARIABLE = "FASTRNN_ISA"
-LEVELS = (
-    "v4",
-    "v3",
-    "base",
-)  # best first; v3 is AVX2 with FMA, v4 AVX-512, as in x86-64-v3 and -v4
-
-
-class Core(Protocol):
-    """What the rest of fastrnn uses of a build of the core; `_core.pyi` describes it."""
-
-    VECTOR_BYTES: int
-    ACTIVATIONS: dict[str, int]
-    ROW_ACTIVATIONS: tuple[str, ...]
-    DOT_PRODUCTS: tuple[str, ...]
-    Recurrent: "type[_core.Recurrent]"
-    ConvRecurrent: "type[_core.ConvRecurrent]"
-    Dense: "type[_core.Dense]"
-    Activate: "type[_core.Activate]"
-    Merge: "type[_core.Merge]"
-    Lookup: "type[_core.Lookup]"
-    NotZero: "type[_core.NotZero]"
-    Blank: "type[_core.Blank]"
-    Affine: "type[_core.Affine]"
-    Reshape: "type[_core.Reshape]"
-    Repeat: "type[_core.Repeat]"
-    Pool: "type[_core.Pool]"
-    Program: "type[_core.Program]"
-    Window: "type[_core.Window]"
-    Hold: "type[_core.Hold]"
-    Streams: "type[_core.Streams]"
-    Slots: "type[_core.Slots]"
-
-    def set_num_threads(self, n: int) -> None: ...
-    def use_limits(self, here: ContextVar[int | None], openmp: int) -> None: ...
-    def get_num_threads(self) -> int: ...
-
-
-def _module_name(level: str, bits: int) -> str:
-    return f"fastrnn._core_{level}_f{bits}"
-
-
-def _built_levels() -> list[str]:
-    return [level for level in LEVELS if importlib.util.find_spec(_module_name(level, 32))]
+MOST_THREADS = 1024
 
 
 @functools.cache
@@ -71,15 +26,9 @@ def isa() -> str:
     Raises
     ------
     ImportError
-        If FASTRNN_ISA names one that was not built or that the CPU lacks, or none was built.
+        If FASTRNN_ISA names one that was not built or that the CPU lacks.
     """
-    built = _built_levels()
-    if not built:
-        raise ImportError(
-            "fastrnn's compiled core is missing; install the package with pip, or run `make build`"
-        )
-    base = importlib.import_module(_module_name("base", 32))
-    available = [level for level in built if base.cpu_has(level)]
+    available = list(dict.fromkeys(level for level, _ in _core.BUILDS))
     forced = os.environ.get(ISA_VARIABLE)
     if forced is None:
         return available[0]
@@ -90,18 +39,9 @@ def isa() -> str:
     return forced
 
 
-MOST_THREADS = 1024
-_loaded: dict[int, Core] = {}
-
-
-def core(dtype: DTypeLike | None) -> Core:
-    """Return the core's build for `dtype`, float32 or float64."""
-    bits = 8 * np.dtype(dtype).itemsize
-    if bits not in _loaded:
-        module: Any = importlib.import_module(_module_name(isa(), bits))
-        _loaded[bits] = module
-        _tell_threads(module)
-    return _loaded[bits]
+def build_for(dtype: DTypeLike | None) -> _core.Build:
+    """Return the build of the kernels that computes in `dtype`, float32 or float64, here."""
+    return _core.BUILDS[isa(), 8 * np.dtype(dtype).itemsize]
 
 
 def _default_threads() -> int:
@@ -111,20 +51,8 @@ def _default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_default = _threads = _default_threads()
+_default = _default_threads()
 _threads_here: ContextVar[int | None]
-
-
-def _tell_threads(module: Core) -> None:
-    module.set_num_threads(_threads)
-    module.use_limits(_threads_here, _default)
-
-
-def _set_everywhere(n: int) -> None:
-    global _threads
-    _threads = n
-    for module in _loaded.values():
-        _tell_threads(module)
 
 
 def _checked(n: int) -> int:
@@ -155,7 +83,7 @@ def set_num_threads(n: int) -> None:
     ValueError
         If `n` is not an integer from 1 to MOST_THREADS.
     """
-    _set_everywhere(_checked(n))
+    _core.set_num_threads(_checked(n))
 
 
 @contextlib.contextmanager
@@ -187,12 +115,13 @@ def num_threads(n: int) -> Iterator[None]:
 
 def get_num_threads() -> int:
     """Return the most threads that a call may use, here: in this thread of Python or asyncio task."""
-    return core(np.float32).get_num_threads()
+    return _core.get_num_threads()
 
 
 def _forget_contexts() -> None:
     global _threads_here
     _threads_here = ContextVar("fastrnn.num_threads", default=None)
+    _core.use_limits(_threads_here, _default)
 
 
 def _use_one_thread() -> None:
@@ -201,10 +130,11 @@ def _use_one_thread() -> None:
     GNU OpenMP hangs in a child that was forked after its parent had started threads (GCC bug 58378).
     """
     _forget_contexts()
-    _set_everywhere(1)
+    _core.set_num_threads(1)
 
 
 _forget_contexts()
+_core.set_num_threads(_default)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_use_one_thread)
 
@@ -228,9 +158,9 @@ def show_config() -> dict[str, Any]:
         "scipy": scipy.__version__,
         "machine": platform.machine(),
         "isa": isa(),
-        "isa_built": _built_levels(),
-        "vector_bytes": core(np.float32).VECTOR_BYTES,
-        "dot_products": list(core(np.float32).DOT_PRODUCTS),
+        "isa_built": _core.levels_built(),
+        "vector_bytes": build_for(np.float32).vector_bytes,
+        "dot_products": list(build_for(np.float32).dot_products),
         "threads": get_num_threads(),
     }
     for name, value in config.items():

@@ -8,31 +8,27 @@ between as NumPy. A plan does not change after it is made and keeps nothing betw
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastrnn import activations, reference
-from fastrnn._dispatch import core
+from fastrnn import _core, activations, reference
+from fastrnn._dispatch import build_for
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import ActivationFunction, Nested, Shape
 from fastrnn.dtypes import as_dtype, is_floating
-
-if TYPE_CHECKING:
-    from fastrnn import _core
 
 
 def _kernel_name(activation: ActivationFunction) -> str | None:
     """Return the core's name for an activation, or None if it has no kernel: a rare one, or the user's own."""
     name = getattr(activation, "__name__", None)
-    library = core(np.float32)
-    return name if name in library.ACTIVATIONS and activations.get(name) is activation else None
+    return name if name in _core.ACTIVATIONS and activations.get(name) is activation else None
 
 
 def _elementwise_kernel_name(activation: ActivationFunction) -> str | None:
     name = _kernel_name(activation)
-    return None if name in core(np.float32).ROW_ACTIVATIONS else name
+    return None if name in _core.ROW_ACTIVATIONS else name
 
 
 def is_elementwise(activation: ActivationFunction) -> bool:
@@ -53,7 +49,7 @@ class Step:
         """tuple of int: those of the sources that hold whole numbers, which are taken in whichever dtype they come."""
         return ()
 
-    def compiled(self) -> "_core.Step | None":
+    def compiled(self) -> _core.Step | None:
         """Return the step of the compiled core, or None if there is no kernel for it."""
         return None
 
@@ -109,7 +105,7 @@ class Recurrence(Step):
     def indices(self) -> tuple[int, ...]:
         return () if self.table is None else self.sources[:1]
 
-    def compiled(self) -> "_core.Step | None":
+    def compiled(self) -> _core.Step | None:
         cell: Any = self.cell
         if self.kernel is None:
             return None
@@ -135,11 +131,12 @@ class Recurrence(Step):
 
     def _kernel_step(
         self, activation: str, recurrent_activation: str, **over_time: Any
-    ) -> "_core.Step":
+    ) -> _core.Step:
         """The core's step; what it does over time is `over_time`."""
         cell: Any = self.cell
         assert self.kernel is not None
-        return core(self.dtype).Recurrent(
+        return _core.Recurrent(
+            build_for(self.dtype),
             self.kernel,
             cell.kernel,
             cell.recurrent_kernel,
@@ -178,9 +175,10 @@ class ConvRecurrence(Recurrence):
 
     def _kernel_step(
         self, activation: str, recurrent_activation: str, **over_time: Any
-    ) -> "_core.Step":
+    ) -> _core.Step:
         cell: Any = self.cell
-        return core(self.dtype).ConvRecurrent(
+        return _core.ConvRecurrent(
+            build_for(self.dtype),
             cell.kernel,
             cell.recurrent_kernel,
             cell.bias,
@@ -202,12 +200,17 @@ class Dense(Step):
     bias: np.ndarray | None
     activation: ActivationFunction
 
-    def compiled(self) -> "_core.Dense | None":
+    def compiled(self) -> _core.Dense | None:
         name = _elementwise_kernel_name(self.activation)
         if name is None:
             return None
-        return core(self.dtype).Dense(
-            self.kernel, self.bias, name, x=self.sources[0], y=self.targets[0]
+        return _core.Dense(
+            build_for(self.dtype),
+            self.kernel,
+            self.bias,
+            name,
+            x=self.sources[0],
+            y=self.targets[0],
         )
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -221,11 +224,11 @@ class Activate(Step):
 
     activation: ActivationFunction
 
-    def compiled(self) -> "_core.Activate | None":
+    def compiled(self) -> _core.Activate | None:
         name = _kernel_name(self.activation)
         if name is None:
             return None
-        return core(self.dtype).Activate(name, x=self.sources[0], y=self.targets[0])
+        return _core.Activate(build_for(self.dtype), name, x=self.sources[0], y=self.targets[0])
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         (x,) = arrays
@@ -239,10 +242,10 @@ class Merge(Step):
     mode: str
     backwards: bool = False
 
-    def compiled(self) -> "_core.Step":
+    def compiled(self) -> _core.Step:
         a, b = self.sources
-        return core(self.dtype).Merge(
-            self.mode, a=a, b=b, y=self.targets[0], backwards=self.backwards
+        return _core.Merge(
+            build_for(self.dtype), self.mode, a=a, b=b, y=self.targets[0], backwards=self.backwards
         )
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -260,8 +263,10 @@ class Lookup(Step):
     def indices(self) -> tuple[int, ...]:
         return self.sources
 
-    def compiled(self) -> "_core.Lookup":
-        return core(self.dtype).Lookup(self.table.rows, x=self.sources[0], y=self.targets[0])
+    def compiled(self) -> _core.Lookup:
+        return _core.Lookup(
+            build_for(self.dtype), self.table.rows, x=self.sources[0], y=self.targets[0]
+        )
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         return (self.table.look_up(arrays[0]),)
@@ -275,8 +280,8 @@ class NotZero(Step):
     def indices(self) -> tuple[int, ...]:
         return self.sources
 
-    def compiled(self) -> "_core.NotZero":
-        return core(self.dtype).NotZero(x=self.sources[0], y=self.targets[0])
+    def compiled(self) -> _core.NotZero:
+        return _core.NotZero(build_for(self.dtype), x=self.sources[0], y=self.targets[0])
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         return (arrays[0] != 0,)
@@ -288,9 +293,9 @@ class Blank(Step):
 
     value: float
 
-    def compiled(self) -> "_core.Blank":
+    def compiled(self) -> _core.Blank:
         y, mask = self.targets
-        return core(self.dtype).Blank(self.value, x=self.sources[0], y=y, mask=mask)
+        return _core.Blank(build_for(self.dtype), self.value, x=self.sources[0], y=y, mask=mask)
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         (x,) = arrays
@@ -306,9 +311,14 @@ class Affine(Step):
     scale: np.ndarray
     shift: np.ndarray
 
-    def compiled(self) -> "_core.Affine":
-        return core(self.dtype).Affine(
-            self.center, self.scale, self.shift, x=self.sources[0], y=self.targets[0]
+    def compiled(self) -> _core.Affine:
+        return _core.Affine(
+            build_for(self.dtype),
+            self.center,
+            self.scale,
+            self.shift,
+            x=self.sources[0],
+            y=self.targets[0],
         )
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -321,8 +331,10 @@ class Reshape(Step):
 
     shape: tuple[int, ...]
 
-    def compiled(self) -> "_core.Reshape":
-        return core(self.dtype).Reshape(self.shape, x=self.sources[0], y=self.targets[0])
+    def compiled(self) -> _core.Reshape:
+        return _core.Reshape(
+            build_for(self.dtype), self.shape, x=self.sources[0], y=self.targets[0]
+        )
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         (x,) = arrays
@@ -337,8 +349,8 @@ class Repeat(Step):
 
     n: int
 
-    def compiled(self) -> "_core.Repeat":
-        return core(self.dtype).Repeat(self.n, x=self.sources[0], y=self.targets[0])
+    def compiled(self) -> _core.Repeat:
+        return _core.Repeat(build_for(self.dtype), self.n, x=self.sources[0], y=self.targets[0])
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         return (np.repeat(arrays[0][:, np.newaxis], self.n, axis=1),)
@@ -357,9 +369,10 @@ class Pool(Step):
     stride: int = 1
     same: bool = False
 
-    def compiled(self) -> "_core.Pool":
+    def compiled(self) -> _core.Pool:
         x, *mask = self.sources
-        return core(self.dtype).Pool(
+        return _core.Pool(
+            build_for(self.dtype),
             self.mode,
             x=x,
             y=self.targets[0],
@@ -384,10 +397,10 @@ class Window(Step):
     taps: int
     dilation: int
 
-    def compiled(self) -> "_core.Window":
+    def compiled(self) -> _core.Window:
         (x, before), (y, after) = self.sources, self.targets
-        return core(self.dtype).Window(
-            self.taps, self.dilation, x=x, before=before, y=y, after=after
+        return _core.Window(
+            build_for(self.dtype), self.taps, self.dilation, x=x, before=before, y=y, after=after
         )
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -407,10 +420,16 @@ class Hold(Step):
 
     sequence: bool
 
-    def compiled(self) -> "_core.Hold":
+    def compiled(self) -> _core.Hold:
         (x, mask, before), (y, after) = self.sources, self.targets
-        return core(self.dtype).Hold(
-            x=x, mask=mask, before=before, y=y, after=after, sequence=self.sequence
+        return _core.Hold(
+            build_for(self.dtype),
+            x=x,
+            mask=mask,
+            before=before,
+            y=y,
+            after=after,
+            sequence=self.sequence,
         )
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -762,19 +781,24 @@ class Plan:
                 groups.append(([step], [kernel] if kernel is not None else []))
         needed = set(self.outputs)
         segments: list[_Segment | Step] = []
-        for steps, kernels in reversed(groups):
+        for steps, compiled in reversed(groups):
             made = {target for step in steps for target in step.targets}
             read = {source for step in steps for source in step.sources} - made
-            if kernels:
+            if compiled:
                 # A whole plan's own order, so that its one segment can take the caller's arrays as they come.
                 segment_inputs = self.inputs if read == set(self.inputs) else tuple(sorted(read))
                 given = made & needed
                 segment_outputs = (
                     self.outputs if sorted(given) == sorted(self.outputs) else tuple(sorted(given))
                 )
-                program = core(steps[0].dtype).Program(
-                    self.n_buffers, kernels, segment_inputs, segment_outputs, self.masks & read
-                )
+                program = _core.Program(
+                    build_for(steps[0].dtype),
+                    self.n_buffers,
+                    compiled,
+                    segment_inputs,
+                    segment_outputs,
+                    self.masks & read,
+                )  # fmt: skip
                 segments.append(
                     _Segment(program, segment_inputs, segment_outputs, steps[0].dtype, tuple(steps))
                 )
@@ -844,7 +868,7 @@ def _whole_numbers(array: np.ndarray) -> np.ndarray:
 class _Segment:
     """Neighbouring steps as one program of the core."""
 
-    program: "_core.Program"
+    program: _core.Program
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     dtype: np.dtype | None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastrnn._dispatch import core
+from fastrnn import _core
 from fastrnn._nested import flatten, unflatten
 from fastrnn._types import Nested
 from fastrnn.layers.core import positive_integer
@@ -76,7 +76,7 @@ class StreamPool:
         self._fresh = None if steps.start_inputs else steps.states(1, {})
         self._started: dict[int, list[np.ndarray]] = {}
         self._core = steps.compiled(self._states, self._constants, picked=True)
-        self._slots = core(np.float32).Slots(self.capacity)
+        self._slots = _core.Slots(self.capacity)
         self._lock = threading.Lock()
         self._batching: Batching | None = None
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastrnn._dispatch import core
+from fastrnn import _core
 from fastrnn._nested import flatten, map_structure, unflatten
 from fastrnn._types import Nested
 from fastrnn.dtypes import HALVES, as_dtype, is_floating, rounded
@@ -28,7 +28,6 @@ from fastrnn.plan import Builder, Plan, StreamBuilder, StreamValue, Value, conve
 from fastrnn.snapshots import pack, unpack
 
 if TYPE_CHECKING:
-    from fastrnn import _core
     from fastrnn.model import Model
 
 _TRIED_STEPS = 5
@@ -512,7 +511,7 @@ class Steps:
         states: Sequence[np.ndarray],
         constants: Sequence[np.ndarray],
         picked: bool = False,
-    ) -> "_core.Streams | None":
+    ) -> _core.Streams | None:
         """Return the core's object that steps these states, or None where there are steps in NumPy."""
         plan, form = self.step.plan, self.step
         shapes = [
@@ -532,9 +531,7 @@ class Steps:
         if any(one.dtype is not None for one in form.results):
             return None
         timed = [one.timed for one in form.results]
-        return core(plan.steps[0].dtype).Streams(
-            plan.program, shapes, timed, states, constants, picked
-        )
+        return _core.Streams(plan.program, shapes, timed, states, constants, picked)
 
     # -- what callers give ------------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """What all tests share: Keras on its NumPy backend, strict warnings, seeded randomness."""
 
 import gc
-import importlib
 import os
 import random
 
@@ -13,7 +12,8 @@ import pytest
 from keras.src.backend.common import dtypes
 
 import fastrnn
-from tests.builds import BUILDS
+from fastrnn import _core
+from tests.builds import Core
 from tests.sampling import LEVELS, sampled
 
 # Off TensorFlow, Keras computes some float64 operations in float32. With TensorFlow's rule its
@@ -69,14 +69,13 @@ def _seeded_weights():
     random.seed(20240229)  # where initializers without a seed take theirs from
 
 
-@pytest.fixture(params=BUILDS)
+@pytest.fixture(params=_core.BUILDS.values(), ids=lambda build: build.name)
 def core(request):
-    """A build of the core, on one thread."""
-    module = importlib.import_module(f"fastrnn._core_{request.param}")
-    before = module.get_num_threads()
-    module.set_num_threads(1)
-    yield module
-    module.set_num_threads(before)
+    """The core with one of its builds, on one thread."""
+    before = _core.get_num_threads()
+    _core.set_num_threads(1)
+    yield Core(request.param)
+    _core.set_num_threads(before)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ Neither on threads, nor on calls that run at once, nor on the rows beside it, it
 whether a sequence comes whole or step by step.
 """
 
-import importlib
 import itertools
 import threading
 
@@ -13,7 +12,7 @@ import pytest
 
 import fastrnn
 from fastrnn import layers
-from tests.builds import LEVELS
+from tests.builds import LEVELS, core_of
 from tests.test_core import (
     GATES,
     dense,
@@ -125,7 +124,7 @@ def test_a_table_looks_up_the_same_in_every_row(kind, units, core, rng):
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_narrow_products(level, precision, rng):
-    core = importlib.import_module(f"fastrnn._core_{level}_f32")
+    core = core_of(level, 32)
     for kind, units, features in itertools.product(GATES, (5, 64, 150), (5, 40, 150)):
         program = program_of(core, kind, features, units, rng, precision=precision)
         arrays = inputs_of(core, kind, features, units, 100, 6, rng)
@@ -142,11 +141,7 @@ def test_narrow_products(level, precision, rng):
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_instruction_sets_with_fused_products_agree(bits, rng):
-    fused = [
-        importlib.import_module(f"fastrnn._core_{level}_f{bits}")
-        for level in LEVELS
-        if level != "base"
-    ]
+    fused = [core_of(level, bits) for level in LEVELS if level != "base"]
     if len(fused) < 2:
         pytest.skip("this CPU runs one of them")
     for kind, units, features, rows in itertools.product(GATES, (3, 20, 64), (1, 40), (1, 5, 97)):

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import activations, layers, reference
-from tests.builds import BUILDS
+from fastrnn import _core, activations, layers, reference
 from tests.test_core import (
     GATES,
     assert_near,
@@ -158,7 +157,9 @@ def test_recurrence_over_a_table(kind, units, dtype, core):
 @pytest.mark.parametrize("narrow", NARROW)
 @pytest.mark.parametrize(("units", "features"), SIZES)
 @pytest.mark.parametrize("kind", GATES)
-@pytest.mark.parametrize("core", [build for build in BUILDS if "f32" in build], indirect=True)
+@pytest.mark.parametrize(
+    "core", [build for build in _core.BUILDS.values() if build.dtype == np.float32], indirect=True
+)
 def test_narrow_recurrence(kind, units, features, narrow, n_threads, core):
     core.set_num_threads(n_threads)
     case = judged(kind, units, features)
@@ -271,7 +272,9 @@ def test_streams_over_a_table(kind, units, picked, core):
 @pytest.mark.parametrize("picked", [False, True])
 @pytest.mark.parametrize("units", UNITS)
 @pytest.mark.parametrize("kind", GATES)
-@pytest.mark.parametrize("core", [build for build in BUILDS if "f32" in build], indirect=True)
+@pytest.mark.parametrize(
+    "core", [build for build in _core.BUILDS.values() if build.dtype == np.float32], indirect=True
+)
 def test_narrow_streams(kind, units, picked, narrow, core):
     check_streams(core, judged(kind, units, 40), narrow=narrow, picked=picked)
 

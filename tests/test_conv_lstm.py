@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import activations, layers, plan, reference
+from fastrnn import _core, activations, layers, plan, reference
 from tests.backends import as_on_tensorflow
-from tests.builds import BASE
 from tests.pairs import pairwise
 
 MASKS = {
@@ -338,7 +337,7 @@ def test_layer_is_that_of_keras_and_the_oracle(number, monkeypatch):
     assert_same(results, oracle, largest * (1e-10 if case["dtype"] == "float64" else 1e-5))
 
 
-@pytest.mark.parametrize("name", sorted(BASE.ACTIVATIONS.keys() - {"hard_sigmoid_keras2"}))
+@pytest.mark.parametrize("name", sorted(_core.ACTIVATIONS.keys() - {"hard_sigmoid_keras2"}))
 def test_every_activation(name, rng):
     x = images(1, rng)
     arguments = {"filters": 2, "kernel_size": 2, "return_sequences": True, "use_bias": False}

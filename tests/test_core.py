@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import importlib
 import itertools
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import activations, reference
-from tests.builds import BASE, BUILDS
+from fastrnn import _core, activations, reference
+from tests.builds import LEVELS, core_of
 
-ELEMENTWISE = [name for name in BASE.ACTIVATIONS if name not in BASE.ROW_ACTIVATIONS]
+ELEMENTWISE = [name for name in _core.ACTIVATIONS if name not in _core.ROW_ACTIVATIONS]
 GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3, "gru_reset_before": 3}
 # With these, rounding errors do not grow from step to step.
 CALM = ["tanh", "sigmoid", "hard_sigmoid", "hard_sigmoid_keras2", "softsign", "hard_tanh"]
@@ -42,23 +41,23 @@ def samples(count, seed, **options):
 
 
 def test_every_build_says_what_it_is(core):
-    name = core.__name__.rpartition("_core_")[2]
-    assert core.DTYPE.name == {"32": "float32", "64": "float64"}[name[-2:]]
-    assert core.VECTOR_BYTES in {"base": [16], "v3": [32], "v4": [64]}[name.partition("_")[0]]
+    build = core.build
+    assert build.name == f"{build.level}_f{8 * core.DTYPE.itemsize}"
+    assert build.vector_bytes == {"base": 16, "v3": 32, "v4": 64}[build.level]
     assert core.cpu_has("base")
     assert not core.cpu_has("v5")
     assert set(core.CELLS) == set(GATES)
 
 
-def test_the_stub_names_what_there_is(core):
+def test_the_stub_names_what_there_is():
     stub = ast.parse(Path(fastrnn.__file__).with_name("_core.pyi").read_text())
     classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
     names = {*classes, *(node.name for node in stub.body if isinstance(node, ast.FunctionDef))}
     names |= {node.target.id for node in stub.body if isinstance(node, ast.AnnAssign)}
-    assert names == {name for name in dir(core) if name[0] != "_"} - {"np", "Arena"}
+    assert names == {name for name in dir(_core) if name[0] != "_"} - {"np", "packing", "Arena"}
     for name, node in classes.items():
         methods = {part.name for part in node.body if part.name[0] != "_"}
-        assert methods == {name for name in vars(getattr(core, name)) if name[0] != "_"}
+        assert methods == {name for name in vars(getattr(_core, name)) if name[0] != "_"}
 
 
 # Recurrent layers
@@ -352,7 +351,7 @@ def test_nan_and_infinity_in_every_lane(name, core):
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 16, 33, 100])
-@pytest.mark.parametrize("name", BASE.ROW_ACTIVATIONS)
+@pytest.mark.parametrize("name", _core.ROW_ACTIVATIONS)
 def test_activations_of_rows(name, width, core, rng):
     x = rng.normal(0, 5, (9, 2, width)).astype(core.DTYPE)
     x[1] += 1000
@@ -364,7 +363,7 @@ def test_activations_of_rows(name, width, core, rng):
 
 
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", BASE.ROW_ACTIVATIONS)
+@pytest.mark.parametrize("name", _core.ROW_ACTIVATIONS)
 def test_rows_with_nan_and_infinity(name, special, core):
     x = np.linspace(-1, 1, 15).reshape(3, 5).astype(core.DTYPE)
     x[0, 2] = special
@@ -374,7 +373,7 @@ def test_rows_with_nan_and_infinity(name, special, core):
     )
 
 
-@pytest.mark.parametrize("name", ["tanh", *BASE.ROW_ACTIVATIONS])
+@pytest.mark.parametrize("name", ["tanh", *_core.ROW_ACTIVATIONS])
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (3, 0, 2), (3, 2, 0)])
 def test_activations_of_nothing(name, shape, core):
     y = activate(core, name, np.empty(shape, core.DTYPE))
@@ -504,7 +503,7 @@ def test_many_buffers(length, core, rng):
 
 
 def test_rows_of_a_tile_are_few_where_rows_are_large():
-    core = importlib.import_module(f"fastrnn._core_{BUILDS[0]}")
+    core = core_of(LEVELS[0], 32)
     steps = [core.Activate("relu", x=i, y=i + 1) for i in range(9)]
     x = np.resize(np.arange(-9, 10, dtype=core.DTYPE), (5, 2**20))  # 4 MB a row and buffer
     y = core.Program(10, steps, [0], [9]).run(x)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import importlib
 import json
 import os
 import subprocess
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import _dispatch, layers
+from fastrnn import _core, _dispatch, layers
 from tests.builds import LEVELS
 
 pytestmark = pytest.mark.slow
@@ -68,12 +67,12 @@ def test_the_best_build_is_the_default():
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_variable_forces_a_build(level):
     code = BIG + (
-        "from fastrnn._dispatch import core, isa\n"
-        "print(isa(), core('float32').__name__, core('float64').__name__)\n"
+        "from fastrnn._dispatch import build_for, isa\n"
+        "print(isa(), build_for('float32').name, build_for('float64').name)\n"
         "print(*model(x)[0])"
     )
     names, numbers = output_of(code, FASTRNN_ISA=level, OMP_NUM_THREADS="1").splitlines()
-    assert names == f"{level} fastrnn._core_{level}_f32 fastrnn._core_{level}_f64"
+    assert names == f"{level} {level}_f32 {level}_f64"
     scope = {}
     exec(BIG, scope)
     expected = scope["model"](scope["x"][:1])[0]
@@ -124,30 +123,18 @@ def test_only_what_is_needed_is_imported(code, needed):
     assert set(LATE) & set(loaded) <= needed
 
 
-def test_the_core_is_imported_for_the_dtype_that_computes():
-    code = f"import sys, fastrnn\n{IN_PYTHON}(fastrnn.ops.np.ones((2, 3, 1)))\nprint(*sys.modules)"
-    loaded = {name for name in output_of(code).split() if name.startswith("fastrnn._core")}
-    assert loaded == {"fastrnn._core_base_f32", f"fastrnn._core_{LEVELS[0]}_f32"}
-
-
-def test_a_missing_core_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(_dispatch, "_built_levels", list)
-    with pytest.raises(ImportError, match="make build"):
-        _dispatch.isa.__wrapped__()
+def test_a_missing_core_says_what_to_do():
+    code = "import sys; sys.modules['fastrnn._core'] = None; import fastrnn"
+    finished = run(code)
+    assert finished.returncode == 1
+    assert "ImportError: fastrnn's compiled core is missing" in finished.stderr
+    assert "make build" in finished.stderr
 
 
 def test_a_build_that_the_cpu_lacks_is_not_taken(monkeypatch):
     monkeypatch.delenv(_dispatch.ISA_VARIABLE, raising=False)
-
-    class OldCpu:
-        @staticmethod
-        def cpu_has(level):
-            return level == "base"
-
-    real = importlib.import_module
-    monkeypatch.setattr(
-        importlib, "import_module", lambda name: OldCpu if "_core_" in name else real(name)
-    )
+    base = {key: build for key, build in _core.BUILDS.items() if build.level == "base"}
+    monkeypatch.setattr(_core, "BUILDS", base)
     assert _dispatch.isa.__wrapped__() == "base"
     monkeypatch.setenv(_dispatch.ISA_VARIABLE, "v3")
     with pytest.raises(ImportError, match="FASTRNN_ISA=v3: expected one of base"):
@@ -158,8 +145,8 @@ def test_show_config(capsys):
     config = fastrnn.show_config()
     printed = capsys.readouterr().out
     assert config["isa"] == _dispatch.isa()
-    assert config["isa_built"] == _dispatch._built_levels()
-    assert config["vector_bytes"] == _dispatch.core(np.float32).VECTOR_BYTES
+    assert config["isa_built"] == _core.levels_built()
+    assert config["vector_bytes"] == _dispatch.build_for(np.float32).vector_bytes
     assert config["threads"] == fastrnn.get_num_threads()
     assert (config["fastrnn"], config["numpy"]) == (fastrnn.__version__, np.__version__)
     assert len(printed.splitlines()) == len(config)
@@ -188,7 +175,7 @@ def test_set_num_threads(threads):
 
 def test_a_number_of_threads_beyond_the_cores_integers(threads):
     before = fastrnn.get_num_threads()
-    _dispatch.core(np.float32)
+    _dispatch.build_for(np.float32)
     with pytest.raises((ValueError, OverflowError)):
         fastrnn.set_num_threads(2**70)
     assert fastrnn.get_num_threads() == before

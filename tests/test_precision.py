@@ -1,6 +1,5 @@
 """Products in bfloat16 and int8: every build against NumPy on rounded numbers, and whole models."""
 
-import importlib
 import pickle
 from pathlib import Path
 
@@ -8,9 +7,9 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import _dispatch, activations, sunspots
+from fastrnn import _core, _dispatch, activations, sunspots
 from fastrnn.dtypes import PRECISIONS, rounded
-from tests.builds import LEVELS
+from tests.builds import LEVELS, Core, core_of
 from tests.test_core import GATES, samples, weights_of
 
 NARROW = ("bfloat16", "int8")
@@ -37,10 +36,10 @@ CASES = samples(
 def build(request):
     """A float32 build of the core, and whether it leaves the CPU's dot products alone."""
     level, portable = request.param
-    module = importlib.import_module(f"fastrnn._core_{level}_f32")
-    module.set_num_threads(1)
-    yield module, portable
-    module.set_num_threads(fastrnn.get_num_threads())
+    before = fastrnn.get_num_threads()
+    _core.set_num_threads(1)
+    yield core_of(level, 32), portable
+    _core.set_num_threads(before)
 
 
 # What the products should be
@@ -181,8 +180,8 @@ def test_directions_masks_and_states(build, kind, precision, rng):
 
 @pytest.mark.parametrize("precision", NARROW)
 def test_the_cpus_dot_products_and_the_portable_ones_agree(precision, rng):
-    core = _dispatch.core(np.float32)
-    if precision not in core.DOT_PRODUCTS:
+    core = Core(_dispatch.build_for(np.float32))
+    if precision not in core.build.dot_products:
         pytest.skip(f"this CPU has no dot product of {precision}")
     weights = weights_of("lstm", 40, 100, rng)
     x = rng.normal(size=(13, 1, 40)).astype(np.float32)
@@ -200,7 +199,7 @@ def test_the_cpus_dot_products_and_the_portable_ones_agree(precision, rng):
 @pytest.mark.parametrize("kind", GATES)
 @pytest.mark.parametrize(("batch", "features"), [(1, 5), (1, 40), (4, 40), (8, 40), (64, 40)])
 def test_threads_share_narrow_layers(kind, precision, batch, features, threads, rng):
-    core = _dispatch.core(np.float32)
+    core = Core(_dispatch.build_for(np.float32))
     program = recurrent(
         core, kind, weights_of(kind, features, 300, rng), x=0, y=1, return_sequences=True,
         precision=precision,
@@ -255,14 +254,16 @@ def test_states_and_weights_of_any_size(build, scale, rng):
 
 
 def test_float64_has_no_narrow_products(rng):
-    core = _dispatch.core(np.float64)
+    core = Core(_dispatch.build_for(np.float64))
     weights = [weight.astype(np.float64) for weight in weights_of("lstm", 3, 4, rng)]
     with pytest.raises(ValueError, match="expected weights of float32"):
         recurrent(core, "lstm", weights, x=0, y=1, precision="int8")
 
 
 def test_the_configuration_tells_which_dot_products_the_cpu_has(capsys):
-    assert fastrnn.show_config()["dot_products"] == list(_dispatch.core(np.float32).DOT_PRODUCTS)
+    assert fastrnn.show_config()["dot_products"] == list(
+        _dispatch.build_for(np.float32).dot_products
+    )
 
 
 # Layers and models

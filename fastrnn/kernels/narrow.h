@@ -6,23 +6,15 @@
 #ifndef FASTRNN_NARROW_H
 #define FASTRNN_NARROW_H
 
-#include "vector.h"
+#include "simd.h"
 
-/* Whether this build can use the dot products of pairs of bfloat16 and of quads of bytes, and whether the CPU has them. */
+#ifdef FASTRNN_REAL_BITS
+
+/* Whether this build can use the dot products of pairs of bfloat16 and of quads of bytes. */
 #if defined(__AVX512F__) && FASTRNN_REAL_BITS == 32
 #define FASTRNN_DOT_PRODUCTS 1
-static bool cpu_has_bfloat16(void) {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512bf16");
-}
-static bool cpu_has_int8(void) {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512vnni");
-}
 #else
 #define FASTRNN_DOT_PRODUCTS 0
-static bool cpu_has_bfloat16(void) { return false; }
-static bool cpu_has_int8(void) { return false; }
 #endif
 
 typedef int16_t vec_halves __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
@@ -87,7 +79,7 @@ FASTRNN_INLINE uint32_t bits_of(real number) {
 }
 
 /* The nearest bfloat16, an even one halfway between two; a NaN stays one. */
-static void round_to_bfloat16(const real *x, size_t n, uint16_t *restrict out) {
+static inline void round_to_bfloat16(const real *x, size_t n, uint16_t *restrict out) {
     for (size_t i = 0; i < n; i++) {
         const uint32_t bits = bits_of(x[i]);
         const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -97,7 +89,7 @@ static void round_to_bfloat16(const real *x, size_t n, uint16_t *restrict out) {
 
 /* The largest magnitude; infinity or NaN if there is one. (Their bits, as whole numbers, are in the same order, and gcc
  * vectorises that.) */
-static real largest_magnitude(const real *x, size_t n) {
+static inline real largest_magnitude(const real *x, size_t n) {
     int32_t largest = 0;
     float magnitude;
     for (size_t i = 0; i < n; i++) {
@@ -109,8 +101,9 @@ static real largest_magnitude(const real *x, size_t n) {
 }
 
 /* x * factor, from -127 to 127, rounded to a whole number (an even one halfway between two), plus 128. */
-static void quantise(const real *x, size_t n, real factor, uint8_t *restrict out) {
+static inline void quantise(const real *x, size_t n, real factor, uint8_t *restrict out) {
     for (size_t i = 0; i < n; i++) out[i] = (uint8_t)(bits_of(x[i] * factor + (real)12582912) + 128);
 }
 
+#endif
 #endif

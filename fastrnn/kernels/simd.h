@@ -1,11 +1,18 @@
-/* What one build of the core fixes: the number type and the width of a vector.
+/* What one build of the kernels fixes: the number type and the width of a vector.
  *
  * The Cython source is written once, for `real` and `vec`. setup.py compiles it for each instruction set
  * with FASTRNN_REAL_BITS 32 and 64. Vectors are the compilers' own (GCC and Clang vector extensions), so the
  * source holds no intrinsics; their width has to be the machine's, or the compiler spills every one of them.
  */
-#ifndef FASTRNN_VECTOR_H
-#define FASTRNN_VECTOR_H
+#ifndef FASTRNN_SIMD_H
+#define FASTRNN_SIMD_H
+
+#ifndef FASTRNN_REAL_BITS
+/* `fastrnn._core` is no kernel: it knows where numbers are, not what they are. */
+typedef struct fastrnn_real real;
+#else
+
+#include "unit.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,20 +32,6 @@ typedef float real;
 typedef int32_t real_bits;
 #define FASTRNN_MANTISSA_BITS 23
 #endif
-
-/* Whether this CPU, and its operating system, can run the build that setup.py calls `level`. */
-static bool cpu_has(const char *level) {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-    if (strcmp(level, "v3") == 0) return v3;
-    if (strcmp(level, "v4") == 0)
-        return v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-               __builtin_cpu_supports("avx512vl");
-#endif
-    return strcmp(level, "base") == 0;
-}
 
 /* TILE_ROWS x 4 accumulators and one row of weights fill the registers: 32 of them with AVX-512 and NEON, else 16. */
 #if defined(__AVX512F__)
@@ -185,4 +178,5 @@ FASTRNN_INLINE vec power_of_two(vec rounded) {
     return (vec)(((vec_bits)rounded << FASTRNN_MANTISSA_BITS) + (vec_bits)((real)1 + zero_vector()));
 }
 
+#endif
 #endif

@@ -1,67 +1,44 @@
-# Matrix products on packed weights.
-#
-# A weight matrix (depth, gates * units) is cut into panels: a few units with the columns of all their gates side by
-# side, stored depth-major, so that one pass over the depth reads one contiguous stream and ends with everything that
-# those units need. `tile` multiplies up to TILE_ROWS rows by one panel with all sums held in registers.
+"""The ladder of micro-kernels: up to TILE_ROWS rows by one packed panel, all accumulators in registers.
 
-cdef struct Panels:
-    int gates            # columns a unit has
-    int units            # units of a full panel; the last one may have fewer
-    int n_panels
-    int last_units
-    Py_ssize_t width     # numbers in a full panel's row, a multiple of LANES
-    Py_ssize_t last_width
-    Py_ssize_t total     # numbers in a row of all panels
+One source for `real` and for words of bfloat16 or int8 numbers. `products` and `quantized` instantiate it.
+"""
+from libc.stdint cimport int32_t
+from libc.string cimport memmove
 
+from fastrnn.kernels.layers cimport BFLOAT16, FULL, INT8
+from fastrnn.kernels.simd cimport (
+    LANES, MOST_ROWS, TILE_ROWS, TILE_VECTORS, add, add_whole, dot_bfloat16, dot_int8, keep_in_memory, load, multiply,
+    multiply_add, real, store, vec, zero_vector,
+)
+from fastrnn.kernels.tuning cimport SUM_BLOCK, SUMS_IN_FLIGHT
 
-cdef Panels cut_panels(int gates, Py_ssize_t units) except *:
-    """Panels as wide as a tile allows, for `units` units of `gates` columns each."""
-    cdef Panels cut
-    cut.gates = gates
-    cut.units = LANES * (TILE_VECTORS // gates)
-    cut.n_panels = <int>((units + cut.units - 1) // cut.units)
-    cut.last_units = <int>(units - (cut.n_panels - 1) * <Py_ssize_t>cut.units)
-    cut.width = gates * cut.units
-    cut.last_width = (gates * cut.last_units + LANES - 1) // LANES * LANES
-    cut.total = (cut.n_panels - 1) * cut.width + cut.last_width
-    return cut
+cdef enum:
+    # Sums that a tile can have: registers.
+    MOST_SUMS = TILE_ROWS * TILE_VECTORS
 
 
-cdef inline int panel_units(const Panels* cut, int panel) noexcept nogil:
-    return cut.units if panel + 1 < cut.n_panels else cut.last_units
+cdef inline vec add_product(
+    const int precision, const bint native, const real* row, Py_ssize_t k, const real* weights, vec sum,
+) noexcept nogil:
+    """sum + row[k] * weights, in whole numbers for INT8; `native` takes the CPU's dot product."""
+    if precision == INT8:
+        return dot_int8(native, (<const int32_t*>row)[k], load(weights), sum)
+    if precision == BFLOAT16:
+        return dot_bfloat16(native, (<const int32_t*>row)[k], load(weights), sum)
+    return multiply_add(row[k], load(weights), sum)
 
 
-cdef inline Py_ssize_t panel_width(const Panels* cut, int panel) noexcept nogil:
-    return cut.width if panel + 1 < cut.n_panels else cut.last_width
+cdef inline vec first_product(
+    const int precision, const bint native, const real* row, Py_ssize_t k, const real* weights,
+) noexcept nogil:
+    """`add_product` to a sum of 0. (Tiles of three rows take 8 % longer where sums of `real` begin with zeros.)"""
+    if precision == FULL:
+        return multiply(row[k], load(weights))
+    return add_product(precision, native, row, k, weights, zero_vector())
 
 
-cdef object aligned_zeros(Py_ssize_t size):
-    """Zeros of this build's type, starting on a cache line."""
-    raw = np.zeros(size + 64 // sizeof(real), dtype=DTYPE)
-    start = (64 - <Py_ssize_t>raw.ctypes.data % 64) % 64 // <Py_ssize_t>sizeof(real)
-    return raw[start:start + size]
-
-
-cdef object to_panel_columns(const Panels* cut, object matrix):
-    """The columns of `matrix` (depth, gates * units) in panel order, zeros in the padding: (depth, total)."""
-    units = matrix.shape[1] // cut.gates
-    by_gate = matrix.reshape(len(matrix), cut.gates, units)
-    ordered = np.zeros((len(matrix), cut.total), dtype=DTYPE)
-    for panel in range(cut.n_panels):
-        first, count = panel * cut.units, panel_units(cut, panel)
-        block = by_gate[:, :, first:first + count].reshape(len(matrix), cut.gates * count)
-        ordered[:, panel * cut.width:panel * cut.width + block.shape[1]] = block
-    return ordered
-
-
-cdef object pack(const Panels* cut, object matrix):
-    """`matrix` (depth, gates * units) as panels one after the other, each (depth, width)."""
-    ordered = to_panel_columns(cut, matrix)
-    packed = aligned_zeros(ordered.size)
-    for panel in range(cut.n_panels):
-        first, width = panel * cut.width, panel_width(cut, panel)
-        packed[first * len(matrix):(first + width) * len(matrix)] = ordered[:, first:first + width].ravel()
-    return packed
+cdef inline vec add_sums(const int precision, vec a, vec b) noexcept nogil:
+    return add_whole(a, b) if precision == INT8 else add(a, b)
 
 
 # The one order of sums
@@ -73,7 +50,7 @@ cdef object pack(const Panels* cut, object matrix):
 
 cdef inline void add_in_registers(
     const int precision, const bint native, const int rows, const int vectors, const int stride,
-    real** x, Py_ssize_t k, Py_ssize_t last, const real* panel, vec* totals,
+    const real** x, Py_ssize_t k, Py_ssize_t last, const real* panel, vec* totals,
 ) noexcept nogil:
     """totals += x[r][k:last] @ panel in the one order of sums, where all of them have registers.
 
@@ -150,7 +127,7 @@ cdef inline void add_in_registers(
 
 cdef inline void add_through_memory(
     const int precision, const bint native, const int rows, const int vectors, const int stride,
-    const real** start, Py_ssize_t start_at, real** x, Py_ssize_t k, Py_ssize_t last, const real* panel,
+    const real** start, Py_ssize_t start_at, const real** x, Py_ssize_t k, Py_ssize_t last, const real* panel,
     real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
     """out[r] = start[r] + x[r][k:last] @ panel in the one order of sums, where registers hold one sum for each number.
@@ -201,8 +178,8 @@ cdef inline void add_through_memory(
 
 cdef inline void tile(
     const int precision, const bint native, const int rows, const int vectors, const int stride,
-    const real** start, Py_ssize_t start_at, real** x, Py_ssize_t x_depth, const real* x_panel,
-    real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
+    const real** start, Py_ssize_t start_at, const real** x, Py_ssize_t x_depth, const real* x_panel,
+    const real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
     """out[r] = start[r] + x[r] @ x_panel + h[r] @ h_panel for `rows` rows and `vectors` vectors of a panel of `stride`.
 
@@ -234,8 +211,8 @@ cdef inline void tile(
 
 cdef inline void high_tile(
     const int vectors, const real** start, Py_ssize_t start_at,
-    real** x, Py_ssize_t x_depth, const real* x_panel,
-    real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
+    const real** x, Py_ssize_t x_depth, const real* x_panel,
+    const real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
     """`tile` for 7 rows: half a panel at a time where the sums of all of it would not fit the registers.
 
@@ -252,8 +229,8 @@ cdef inline void high_tile(
 
 cdef inline void tile_of_width(
     const int precision, const bint native, int rows, const int vectors, const real** start, Py_ssize_t start_at,
-    real** x, Py_ssize_t x_depth, const real* x_panel,
-    real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
+    const real** x, Py_ssize_t x_depth, const real* x_panel,
+    const real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
     """`tile` for any number of rows: up to MOST_ROWS, or TILE_ROWS of narrow numbers.
 
@@ -285,8 +262,8 @@ cdef inline void tile_of_width(
 
 cdef inline void tile_of_any_width(
     const int precision, const bint native, int rows, Py_ssize_t width, const real** start, Py_ssize_t start_at,
-    real** x, Py_ssize_t x_depth, const real* x_panel,
-    real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
+    const real** x, Py_ssize_t x_depth, const real* x_panel,
+    const real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
     """`tile_of_width` for any panel width up to TILE_VECTORS vectors, and for products that take nothing."""
     cdef Py_ssize_t vectors = width // LANES
@@ -306,112 +283,3 @@ cdef inline void tile_of_any_width(
     else:
         tile_of_width(precision, native, rows, 1, start, start_at, x, x_depth, x_panel,
                       h, h_first, h_last, h_panel, out, out_stride)
-
-
-cdef void multiply_tile(
-    int rows, Py_ssize_t width, const real** start, Py_ssize_t start_at,
-    real** x, Py_ssize_t x_depth, const real* x_panel,
-    real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride,
-) noexcept nogil:
-    """`tile` of `real` for any number of rows up to MOST_ROWS and any panel width."""
-    tile_of_any_width(FULL, False, rows, width, start, start_at, x, x_depth, x_panel,
-                      h, h_first, h_last, h_panel, out, out_stride)
-
-
-cdef inline int rows_of_tile(Py_ssize_t rows, Py_ssize_t first) noexcept nogil:
-    """How many rows the tile that starts at `first` takes: the tiles of a block differ by one row at most."""
-    cdef unsigned int tiles, small
-    if rows <= TILE_ROWS:
-        return <int>rows
-    tiles = (<unsigned int>rows + TILE_ROWS - 1) // TILE_ROWS
-    small = <unsigned int>rows // tiles
-    return <int>(small + 1 if first < rows % tiles * (small + 1) else small)
-
-
-cdef void multiply_blocks(
-    Py_ssize_t rows, Py_ssize_t width, const real** start, Py_ssize_t start_at,
-    real** x, Py_ssize_t x_depth, const real* x_panel, real** h, Py_ssize_t h_depth, const real* h_panel,
-    real* out, Py_ssize_t out_stride,
-) noexcept nogil:
-    """`tile` for any number of rows and any depth: several tiles take one block of the weights before the next.
-
-    Where x is deep, or alone, its product is a pass of its own.
-    """
-    cdef Py_ssize_t first, h_first = 0, h_last
-    cdef int count
-    if x_depth > DEPTH_AT_ONCE or (x_depth and not h_depth):
-        multiply_blocks(rows, width, start, start_at, x, 0, NULL, x, x_depth, x_panel, out, out_stride)
-        if not h_depth:
-            return
-        x_depth, start = 0, NULL
-    while True:
-        h_last = h_depth
-        if rows > MOST_ROWS:
-            h_last = min(h_depth, h_first + (DEPTH_AT_ONCE - x_depth) // SUM_BLOCK * SUM_BLOCK)
-        first = 0
-        while first < rows:
-            count = <int>rows if rows <= MOST_ROWS else rows_of_tile(rows, first)
-            multiply_tile(count, width, start + first if start != NULL else NULL, start_at,
-                          x + first, x_depth, x_panel, h + first, h_first, h_last, h_panel,
-                          out + first * out_stride, out_stride)
-            first += count
-        if h_last == h_depth:
-            return
-        h_panel += (h_last - h_first) * width
-        x_depth, h_first, start = 0, h_last, NULL
-
-
-cdef inline void multiply_rows(
-    Py_ssize_t rows, Py_ssize_t width, const real** start, Py_ssize_t start_at,
-    real** x, Py_ssize_t x_depth, const real* x_panel, real** h, Py_ssize_t h_depth, const real* h_panel,
-    real* out, Py_ssize_t out_stride,
-) noexcept nogil:
-    """`multiply_blocks`, or one tile where that is all: a step of a small layer has time for little else."""
-    if rows <= MOST_ROWS and x_depth <= DEPTH_AT_ONCE and h_depth:
-        multiply_tile(<int>rows, width, start, start_at, x, x_depth, x_panel, h, 0, h_depth, h_panel, out, out_stride)
-    else:
-        multiply_blocks(rows, width, start, start_at, x, x_depth, x_panel, h, h_depth, h_panel, out, out_stride)
-
-
-cdef struct Weights:
-    Panels cut
-    Py_ssize_t depth
-    real* panels         # packed
-    real* bias           # (total,) in panel order
-
-
-cdef object prepare_weights(Weights* weights, object matrix, object bias, int gates):
-    """Fill `weights` from (depth, gates * units) and (gates * units,) or None; returns the arrays to keep alive."""
-    cdef real[::1] panels, start
-    weights.depth = matrix.shape[0]
-    weights.cut = cut_panels(gates, matrix.shape[1] // gates)
-    panels = pack(&weights.cut, matrix)
-    start = aligned_zeros(weights.cut.total)
-    if bias is not None:
-        np.asarray(start)[:] = to_panel_columns(&weights.cut, np.reshape(bias, (1, -1)))[0]
-    weights.panels = &panels[0] if weights.depth else NULL
-    weights.bias = &start[0]
-    return panels, start
-
-
-cdef void project(
-    const Weights* weights, int first_panel, int last_panel, Py_ssize_t rows, real* x, Py_ssize_t x_stride,
-    real* out, Py_ssize_t out_stride,
-) noexcept nogil:
-    """out[r] = bias + x[r] @ weights in panel order, for the panels first_panel, ..., last_panel - 1."""
-    cdef const Panels* cut = &weights.cut
-    cdef const real* start[ROWS_OF_BLOCK]
-    cdef real* x_rows[ROWS_OF_BLOCK]
-    cdef Py_ssize_t row, first = 0, count, offset
-    cdef int panel
-    while first < rows:
-        count = min(rows - first, ROWS_OF_BLOCK)
-        for row in range(count):
-            start[row] = weights.bias
-            x_rows[row] = x + (first + row) * x_stride
-        for panel in range(first_panel, last_panel):
-            offset = panel * cut.width
-            multiply_rows(count, panel_width(cut, panel), start, offset, x_rows, 0, NULL,
-                          x_rows, weights.depth, weights.panels + offset * weights.depth,
-                          out + first * out_stride + offset, out_stride)
-        first += count
