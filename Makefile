@@ -7,7 +7,10 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 
-SOURCES := setup.py $(shell find fastrnn -name '*.pyx' -o -name '*.px[di]' -o -name '*.h')
+SOURCES := setup.py $(shell find fastrnn -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
+
+# What is compiled: for this CPU only (native), or for every one (all), which wheels and the gate need.
+export FASTRNN_BUILD ?= native
 
 # $(call pyproject,KEYS): the list under these keys of pyproject.toml, an item a line.
 pyproject = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
@@ -39,8 +42,7 @@ test-all: $(VENV)/test.stamp
 
 # Layers, models, streams and pools on the builds that `test` leaves out: it runs them on the best that the CPU has. What
 # is tested on every build in one process is not here.
-OTHER_LEVELS := from fastrnn import _core_base_f32, _dispatch; \
-	print(*[level for level in _dispatch._built_levels() if _core_base_f32.cpu_has(level)][1:])
+OTHER_LEVELS := from tests.builds import LEVELS; print(*LEVELS[1:])
 ON_OTHERS := $(patsubst %,tests/test_%.py,folding layers models_against_keras own_call plan pool snapshots \
 	streaming sunspots wrappers) tests/test_borders.py::test_models_and_their_streams_and_pools \
 	tests/test_borders.py::test_rows_of_every_kind_of_model_are_what_they_are_alone
@@ -112,8 +114,9 @@ $(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/bench.stamp $(VENV)/lint.stamp: $(
 	$(call pyproject,["project"]["optional-dependencies"]["$*"]) > $@
 	$(PIP) install --requirement $@
 
-# Installed in place: what is edited is what runs.
+# Installed in place: what is edited is what runs. The first command compiles, and says how far it is.
 $(VENV)/build.stamp: $(VENV)/venv.stamp $(SOURCES)
+	$(PYTHON) setup.py --quiet build_ext --inplace
 	$(PIP) install --no-build-isolation --editable .
 	touch $@
 

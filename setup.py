@@ -83,7 +83,7 @@ class BuildCore(build_ext):
             unit: extension.sources[0]
             for unit, extension in zip(UNITS, translated(UNITS), strict=True)
         }
-        folder = Path(self.build_temp, "kernels")
+        folder = Path("build/kernels")
         # Only float32 has numbers of fewer bits.
         objects = [
             Kernel(unit, source, level, bits, folder)

@@ -10,7 +10,7 @@ mathematics in NumPy.
 """
 
 try:
-    from fastrnn import _core
+    import fastrnn._core  # noqa: F401
 except ImportError as error:
     raise ImportError(
         "fastrnn's compiled core is missing; install the package with pip, or run `make build`"

@@ -296,6 +296,12 @@ def force(*, rows_in_lanes="auto", hoisting="auto"):
     forced.rows_in_lanes, forced.hoisting = _CHOICES[rows_in_lanes], _CHOICES[hoisting]
 
 
+_WAYS = (
+    (ROWS_IN_LANES, "rows in lanes"), (HOISTED, "projection ahead"), (FROM_TABLE, "projection from a table"),
+    (IN_PLACE, "in place"),
+)
+
+
 cdef class Recurrent(Step):
     """A recurrent layer.
 
@@ -996,6 +1002,76 @@ cdef class Program:
             shape.size *= size
         outside[buffer] = cnp.PyArray_BYTES(array)
         return cnp.PyArray_DIM(array, 0)
+
+    def explain(self, shapes):
+        """Tell how `run` would compute, as if masks let everything through.
+
+        Parameters
+        ----------
+        shapes : sequence of tuple of int
+            The inputs', with the batch.
+
+        Returns
+        -------
+        dict
+            "threads", "tile_rows" and "tiles" of the call, what the "threads" share ("tiles", "operations" or nothing),
+            whether Python's lock is kept, and "operations", in their order: a dict each of "operation", "ways",
+            "threads", "cost" (multiply-adds, or their worth in time) and "weight_bytes".
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not fit.
+        """
+        cdef cnp.ndarray places = np.zeros(self.n_buffers * sizeof(Shape), np.uint8)
+        cdef Shape* made = <Shape*>cnp.PyArray_DATA(places)
+        cdef cnp.ndarray pointers = np.zeros(self.n_buffers, np.intp)
+        cdef Frame frame
+        cdef Step step
+        cdef const Operation* operation
+        cdef Shape* shape
+        cdef int number, axis
+        frame.batch = shapes[0][0]
+        for number in range(self.n_inputs):
+            if not 1 <= len(shapes[number]) <= MAX_DIMS or shapes[number][0] != frame.batch:
+                raise ValueError(f"expected shapes of one batch with at most {MAX_DIMS} axes; got {shapes}")
+            shape = &made[self.inputs[number].buffer]
+            shape[0] = self.build.number
+            if self.inputs[number].mask or self.inputs[number].indices:
+                shape.type = cnp.NPY_BOOL if self.inputs[number].mask else cnp.NPY_INT64
+                shape.item = 1 if self.inputs[number].mask else 8
+            shape.ndim, shape.size = <int>len(shapes[number]) - 1, 1
+            for axis in range(shape.ndim):
+                shape.dims[axis] = shapes[number][axis + 1]
+                shape.size *= shape.dims[axis]
+            pointers[self.inputs[number].buffer] = 1
+        for number in range(self.n_outputs):
+            pointers[self.outputs[number]] = 1
+        if not self.infer(frame.batch, made, &frame.cost):
+            raise ValueError(f"inputs of shapes {shapes} do not fit the operations they are given to")
+        frame.shapes, frame.outside = made, <char**>cnp.PyArray_DATA(pointers)
+        frame.most_threads = get_num_threads() if frame.batch * frame.cost >= COST_OF_A_THREAD else 1
+        self.plan_frame(&frame)
+        operations = []
+        for number in range(self.n_steps):
+            step, operation = self.steps[number], &self.operations[number]
+            way = operation.kernel.way(operation.layer, frame.shapes, frame.tile) if operation.kernel.way != NULL else 0
+            operations.append({
+                "operation": type(step).__name__,
+                "ways": [name for bit, name in _WAYS if way & bit],
+                "threads": self.members_of(&frame, number) if frame.one_tile else 1,
+                "cost": frame.batch * operation.cost(operation.layer, frame.shapes),
+                "weight_bytes": sum(array.nbytes for array in step.alive),
+            })
+        return {
+            "build": self.build.name,
+            "threads": frame.n_threads,
+            "shared": "operations" if frame.one_tile else "tiles" if frame.n_threads > 1 else None,
+            "tile_rows": frame.tile,
+            "tiles": frame.n_tiles,
+            "keeps_lock": frame.batch * frame.cost < COST_TO_LET_OTHERS_RUN,
+            "operations": operations,
+        }
 
     # How a frame is run. Streams do the same with a frame of their own.
 

@@ -59,5 +59,5 @@ def test_installation_has_modules_types_and_data_and_no_sources_of_kernels(insta
 
 def test_source_archive_has_what_a_build_reads(source_files):
     assert source_files >= DATA | {"setup.py", "pyproject.toml", "LICENSE", "README.md"}
-    assert source_files >= sources(".py", ".pyi", ".pyx", ".pxi", ".h")
+    assert source_files >= sources(".py", ".pyi", ".pyx", ".pxd", ".h")
     assert not {name for name in source_files if name.endswith((".c", ".so"))}
