@@ -8,6 +8,7 @@ version's configs into the one form of `spec` with the help of the tables in `er
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,7 @@ def from_keras(
     return built
 
 
+@functools.cache
 def _options() -> dict[str, frozenset[str]]:
     from fastrnn.layers import LOADABLE
 
