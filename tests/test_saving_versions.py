@@ -54,6 +54,11 @@ def test_a_file_tells_each_meaning_apart(meaning, tmp_path, monkeypatch):
     monkeypatch.setattr(
         config, "MEANINGS", tuple(one for one in eras.MEANINGS if one is not meaning)
     )
-    errors = {name: largest_error(tmp_path, name) for name in FILES}
-    assert max(errors.values()) > 1e-3
-    assert len(errors) > sum(error > 1e-5 for error in errors.values())
+    changed, same = False, False
+    for name in FILES:
+        error = largest_error(tmp_path, name)
+        changed, same = changed or error > 1e-3, same or error <= 1e-5
+        if changed and same:
+            break
+    assert changed
+    assert same
