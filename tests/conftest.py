@@ -1,10 +1,15 @@
 """What all tests share: Keras on its NumPy backend, strict warnings, seeded randomness."""
 
+import contextlib
 import gc
 import os
 import random
 
 os.environ["KERAS_BACKEND"] = "numpy"
+# Threads that spin while they wait cost CPU time and find nothing: BLAS's, called for small matrices by Keras and by
+# orthogonal weights, and the core's. Either variable set outside holds.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import keras  # noqa: F401
 import numpy as np
@@ -12,7 +17,7 @@ import pytest
 from keras.src.backend.common import dtypes
 
 import fastrnn
-from fastrnn import _core
+from fastrnn import _core, _dispatch
 from tests.builds import Core
 from tests.sampling import LEVELS, sampled
 
@@ -84,6 +89,19 @@ def threads():
     before = fastrnn.get_num_threads()
     yield
     fastrnn.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _build_in_use(level):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_dispatch, "isa", lambda: level)
+        yield
+
+
+@pytest.fixture
+def build_in_use():
+    """Let fastrnn compute by another build of the kernels inside a ``with``, what is compiled there."""
+    return _build_in_use
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
 """The layers against real Keras, in every pair of options, sizes and activations."""
 
-import os
+import itertools
 import pickle
-import random
-import subprocess
-import sys
 import warnings
 
 import keras
@@ -16,7 +13,6 @@ from fastrnn import activations, reference
 from tests.backends import as_on_tensorflow
 from tests.builds import LEVELS
 from tests.pairs import pairwise
-from tests.sampling import drawn
 
 KERAS_ACTIVATIONS = [name for name in activations.NAMES if name != "hard_sigmoid_keras2"]
 # glu halves the width, so a state cannot feed back; threshold needs arguments a name cannot give.
@@ -227,34 +223,17 @@ def assert_layer_gives(results, case, weights, calls):
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))
-def test_sweep(number):
+def test_sweep(number, threads, build_in_use):
     case, weights, calls, results = prepared(number)
     judge = built(keras, case, "float64")
     judge.set_weights(weights)
     for judged, expected in zip(keras_results(judge, calls), results, strict=True):
         assert len(judged) == (len(expected) if case["return_state"] else 1)
         assert_results(judged, expected, "float64", case)
-    assert_layer_gives(results, case, weights, calls)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("isa", LEVELS[1:])
-def test_sweep_on_other_instruction_sets(isa, pytestconfig):
-    """`test_sweep` is on the best one."""
-    level, seed = pytestconfig.option.sweep, pytestconfig.option.sweep_seed
-    numbers = drawn(range(len(CASES)), level, random.Random(f"{seed} {isa}"))
-    environment = os.environ | {"FASTRNN_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, __file__, *map(str, numbers)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-
-
-def sweep_with_the_oracle_alone(numbers):
-    for number in numbers:
-        case = prepared(number)
-        for threads in (1, 2):
-            fastrnn.set_num_threads(threads)
-            assert_layer_gives(case[-1], *case[:-1])
+    for level, allowed in itertools.product(LEVELS, (1, 2)):
+        fastrnn.set_num_threads(allowed)
+        with build_in_use(level):
+            assert_layer_gives(results, case, weights, calls)
 
 
 @pytest.mark.parametrize("name", ["SimpleRNN", "LSTM", "GRU"])
@@ -420,7 +399,3 @@ def test_a_model_of_a_batch_of_numbers():
     ours, x = fastrnn.from_keras(theirs), np.arange(5, dtype="float32") - 2
     for got, wanted in zip(ours(x), theirs(x), strict=True):
         np.testing.assert_array_equal(got, wanted)
-
-
-if __name__ == "__main__":
-    sweep_with_the_oracle_alone(map(int, sys.argv[1:]))
