@@ -13,17 +13,27 @@ def pairwise(options, seed):
     rng = np.random.default_rng(seed)
     sizes = [len(values) for values in options.values()]
     columns = list(itertools.combinations(range(len(sizes)), 2))
-    waiting = {(a, b, i, j) for a, b in columns for i in range(sizes[a]) for j in range(sizes[b])}
-    queue = sorted(waiting, key=lambda pair: (-sizes[pair[0]] * sizes[pair[1]], pair))
+    firsts, seconds = np.transpose(columns)
+    # Each pair has a place in one array: those of the columns before it, then row by row of its own.
+    widths = np.array(sizes)[seconds]
+    starts = np.cumsum([0, *(np.array(sizes)[firsts] * widths)])[:-1]
+    waiting = np.ones(sum(sizes[i] * sizes[j] for i, j in columns), bool)
+    queue = [
+        (start + i * sizes[b] + j, a, b, i, j)
+        for start, (a, b) in zip(starts.tolist(), columns, strict=True)
+        for i in range(sizes[a])
+        for j in range(sizes[b])
+    ]
+    queue.sort(key=lambda pair: -sizes[pair[1]] * sizes[pair[2]])
     cases = []
-    for a, b, i, j in queue:
-        if (a, b, i, j) not in waiting:
+    for place, first, second, i, j in queue:
+        if not waiting[place]:
             continue
         candidates = rng.integers(0, sizes, (8, len(sizes)))
-        candidates[:, [a, b]] = i, j
-        met = [{(a, b, row[a], row[b]) for a, b in columns} for row in candidates.tolist()]
-        best = max(range(len(met)), key=lambda n: len(met[n] & waiting))
-        waiting -= met[best]
+        candidates[:, [first, second]] = i, j
+        met = starts + candidates[:, firsts] * widths + candidates[:, seconds]
+        best = waiting[met].sum(axis=1).argmax()
+        waiting[met[best]] = False
         chosen = zip(options.items(), candidates[best], strict=True)
         cases.append({name: values[n] for (name, values), n in chosen})
     return cases
