@@ -1,6 +1,7 @@
 """Models that Keras quantized, in every mode that Keras 3.15 has for the layers of a recurrent model."""
 
 import json
+import shutil
 import zipfile
 
 import keras
@@ -184,7 +185,15 @@ def set_quantizer(**options):
     return damage
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def quantized_file(tmp_path_factory):
+    model = scrambled(recurrent_model(), np.random.default_rng(20240229))
+    model.quantize("int8")
+    path = tmp_path_factory.mktemp("quantized") / "model.keras"
+    model.save(path)
+    return path
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
@@ -197,13 +206,12 @@ def set_quantizer(**options):
         (lambda config: config.update(quantization_config=3), ModelFormatError, "as an object"),
     ],
 )
-def test_damaged_descriptions(damage, error, message, tmp_path, rng):
-    model = scrambled(recurrent_model(), rng)
-    model.quantize("int8")
-    model.save(tmp_path / "model.keras")
-    damaged(tmp_path / "model.keras", damage)
+def test_damaged_descriptions(damage, error, message, quantized_file, tmp_path):
+    path = tmp_path / "model.keras"
+    shutil.copy(quantized_file, path)
+    damaged(path, damage)
     with pytest.raises(error, match=message):
-        fastrnn.load_model(tmp_path / "model.keras")
+        fastrnn.load_model(path)
 
 
 def test_groups_that_there_are_not(tmp_path, rng):
