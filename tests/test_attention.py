@@ -239,7 +239,12 @@ def test_configs_of_keras_2(rng):
     shapes = {f"{part}_shape": shape for part in ("query", "key", "value")}
     described = {"class_name": "MultiHeadAttention", "config": {**config, **shapes}}
     spec = read_layer(described, (2, 12), options("MultiHeadAttention"))
-    assert spec.config == {**config, "takes_masks": False, "zeroes_masked_rows": False}
+    assert spec.config == {
+        **config,
+        "takes_masks": False,
+        "zeroes_masked_rows": False,
+        "lowers_scores": True,
+    }
 
 
 def test_einsum_dense_in_a_model(rng, tmp_path):

@@ -195,6 +195,11 @@ class Softmax(MaskReadingLayer):
     ----------
     axis : int or list of int
         What the sum is over.
+    reads_masks : bool
+        Whether a mask counts. This option and the next are False for files of versions that did otherwise, and not in
+        the config.
+    zeroes_masked_rows : bool
+        Whether a sum over nothing but masked numbers gives zeros, and not what it is without the mask.
 
     Notes
     -----
@@ -204,12 +209,20 @@ class Softmax(MaskReadingLayer):
 
     arguments = ("axis",)
 
-    def __init__(self, axis: int | Sequence[int] = -1, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        axis: int | Sequence[int] = -1,
+        *,
+        reads_masks: bool = True,
+        zeroes_masked_rows: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.axis = axis
+        self.reads_masks, self.zeroes_masked_rows = reads_masks, zeroes_masked_rows
 
     def why_across_time(self, x: plan.Value) -> str | None:
-        if x.mask is not None:
+        if x.mask is not None and self.reads_masks:
             return "it takes the mask of the timesteps for one of the last axis"
         return across_axes([self.axis] if isinstance(self.axis, int) else self.axis, x)
 
@@ -238,9 +251,10 @@ class Softmax(MaskReadingLayer):
                     f"layer {self.name!r}: expected a mask that fits the last axes of its input {x.shape}; "
                     f"got shape {mask.shape}"
                 )
-            x = np.where(mask, x, -1e9)
+            less = -1e9 if self.zeroes_masked_rows else x - x.dtype.type(1e9)
+            x = np.where(mask, x, less)
         y = activations.softmax(x, axis)
-        for mask in masks:
+        for mask in masks if self.zeroes_masked_rows else []:
             y = np.where(mask, y, 0)
         return y
 

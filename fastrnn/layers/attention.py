@@ -313,13 +313,16 @@ class MultiHeadAttention(Layer):
         Multiply the heads' outputs by the sigmoid of one more projection of the query.
     reads_masks : bool
         Whether the masks that the inputs carry count, and the output carries the query's. This option and the next two
-        are False for files of versions that did otherwise, and not in the config.
+        are False, and the last is True, for files of versions that did otherwise, and not in the config.
     takes_masks : bool
         Whether the layer takes their masks from the tensors that it is called on, so that the layers that a model calls
         on the same tensors later see none.
     zeroes_masked_rows : bool
         Whether a step of the query that may look at nothing gets zeros, and not the mean of the values, where the
-        weights are computed on their own: with dropout, scores that are returned, or further axes.
+        weights are computed on their own: with dropout, scores that are returned, or further axes. Without zeros its
+        scores are lowered by a number in which those of float32 drown, and those of float64 do not.
+    lowers_scores : bool
+        Whether scores are lowered so where the weights are not computed on their own, too.
 
     Notes
     -----
@@ -384,11 +387,13 @@ class MultiHeadAttention(Layer):
         reads_masks: bool = True,
         takes_masks: bool = True,
         zeroes_masked_rows: bool = True,
+        lowers_scores: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         self.reads_masks, self.takes_masks = reads_masks, takes_masks
-        self.zeroes_masked_rows, self.supports_masking = zeroes_masked_rows, reads_masks
+        self.zeroes_masked_rows, self.lowers_scores = zeroes_masked_rows, lowers_scores
+        self.supports_masking = reads_masks
         what = f"layer {self.name!r}"
         self.num_heads = positive_integer(num_heads, f"{what}: num_heads")
         self.key_dim = positive_integer(key_dim, f"{what}: key_dim")
@@ -603,6 +608,7 @@ class MultiHeadAttention(Layer):
         # Where Keras needs the scores it hides steps that a mask leaves nothing of, elsewhere it looks at all of them.
         needs_scores = return_attention_scores or self.dropout > 0 or len(query.shape) != 3
         hide_all = needs_scores and self.zeroes_masked_rows
+        lowers = (needs_scores or self.lowers_scores) and not hide_all
 
         def compute(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
             rest = iter(arrays[3:])
@@ -611,7 +617,9 @@ class MultiHeadAttention(Layer):
                 self._projections[name].compute(array)
                 for name, array in zip(("query", "value", "key"), arrays, strict=False)
             )
-            output, weights = self._attend(query, value, key, given, use_causal_mask, hide_all)
+            output, weights = self._attend(
+                query, value, key, given, use_causal_mask, hide_all, lowers
+            )
             if self.use_gate:
                 output = output * self._projections["gate"].compute(arrays[0])
             output = self._projections["output"].compute(output)
@@ -646,6 +654,7 @@ class MultiHeadAttention(Layer):
         masks: list[np.ndarray | None],
         use_causal_mask: bool,
         hide_all: bool,
+        lowers: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the heads' outputs, of the query's axes, and their weights; the inputs are projected."""
         axes, others = self._axes_of(query.shape[:-1])
@@ -667,8 +676,11 @@ class MultiHeadAttention(Layer):
             after = allowed.shape[len(before) :]
             allowed = allowed.reshape(*before, *[1] * missing, *after)
             allowed = np.broadcast_to(allowed, (*lead, *sizes)).reshape(scores.shape)
-            least = -_MASKED_LESS if hide_all else -0.7 * np.finfo(scores.dtype).max
-            scores = np.where(allowed, scores, scores.dtype.type(least))
+            if lowers:
+                scores = np.where(allowed, scores, scores - scores.dtype.type(_MASKED_LESS))
+            else:
+                least = -_MASKED_LESS if hide_all else -0.7 * np.finfo(scores.dtype).max
+                scores = np.where(allowed, scores, scores.dtype.type(least))
         weights = activations.softmax(scores)
         if allowed is not None and hide_all:
             weights = np.where(allowed, weights, 0)

@@ -200,6 +200,10 @@ class StackedRNNCells(KerasCell):
         return self._cells[0].step_shape
 
     @property
+    def stacked(self) -> Sequence[Cell]:
+        return self._cells
+
+    @property
     def state_structure(self) -> list[Any]:
         return [cell.state_structure for cell in self._cells]
 

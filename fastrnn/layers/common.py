@@ -79,8 +79,10 @@ def across_axes(axes: Sequence[int], x: plan.Value) -> str | None:
 class MaskReadingLayer(ArrayLayer):
     """A layer whose `compute` takes the mask, after its input, where there is one."""
 
+    reads_masks = True
+
     def lower(self, builder: plan.Builder, x: plan.Value | list[plan.Value]) -> plan.Value:
-        if isinstance(x, list) or x.mask is None:
+        if isinstance(x, list) or x.mask is None or not self.reads_masks:
             return super().lower(builder, x)
         y = builder.value(self.compute_output_shape(x.shape), self._mask_of([x], builder))
         builder.add(self._masked_step(x, x.mask, y))

@@ -14,6 +14,7 @@ from fastrnn._types import ActivationFunction, Config, InitializerFunction, Nest
 from fastrnn.dtypes import as_dtype
 from fastrnn.layers.base import Layer, deserialize, fits, to_mask, to_numeric
 from fastrnn.layers.core import positive_integer
+from fastrnn.layers.masked_outputs import MaskedOutput, put_out_states, zeroed
 from fastrnn.symbolic import holds_tensors, record
 
 StatesLike = ArrayLike | Sequence[Any]
@@ -90,6 +91,11 @@ class Cell(ABC):
     def recurrence(self) -> tuple[reference.Cell, str | None]:
         """Return what computes the steps in NumPy, and the name of the core's kernel for it, None without one."""
         return self, None
+
+    @property
+    def stacked(self) -> "Sequence[Cell]":
+        """sequence of Cell: the cells that it is a stack of, or itself."""
+        return (self,)
 
     @property
     def n_states(self) -> int:
@@ -384,19 +390,39 @@ class RecurrentLayer(Layer):
     kept_states_first : bool
         Whether a stateful layer that is given an initial state starts from the states that it kept all the same, unless
         they are all zeros, as in TensorFlow's Keras 2; not in the config.
+    zeroes_masked_steps : bool
+        Whether `zero_output_for_mask` has an effect, and so whether the masked steps of a `Bidirectional` that returns
+        sequences give zeros; False for files of versions in which it had none, and not in the config.
+    masked_output : {"output", "state", "first state"}
+        What a masked step repeats: the output before it, or, for files of versions that did, the first state of the
+        last cell or of the first cell of a stack; not in the config.
     **kwargs
         `Layer`'s arguments.
     """
 
+    meanings: ClassVar[tuple[str, ...]] = (
+        "mask_beside_states",
+        "kept_states_first",
+        "zeroes_masked_steps",
+        "masked_output",
+    )
+    """The options that are not in the config, which tell what the version that wrote a file meant."""
     call_arguments = ("sequences", "initial_state", "mask", "training", "constants")
 
     return_sequences: bool
 
     def __init__(
-        self, *, mask_beside_states: bool = False, kept_states_first: bool = False, **kwargs: Any
+        self,
+        *,
+        mask_beside_states: bool = False,
+        kept_states_first: bool = False,
+        zeroes_masked_steps: bool = True,
+        masked_output: MaskedOutput = "output",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.mask_beside_states, self.kept_states_first = mask_beside_states, kept_states_first
+        self.zeroes_masked_steps, self.masked_output = zeroes_masked_steps, masked_output
 
     def _carried_mask_counts(self, name: str, tensors: Sequence[str]) -> bool:
         if self.mask_beside_states and name == self.call_arguments[0]:
@@ -522,7 +548,8 @@ class RNN(RecurrentLayer):
     stateful : bool
         Start a call from the states that the call before it ended with.
     unroll : bool
-        Kept for the config; it changes no number.
+        Changes one thing, as in Keras on TensorFlow: with `go_backwards`, `zero_output_for_mask` and `return_sequences`
+        the outputs, which come in the order of processing, are zeroed by the mask in the order of the input.
     zero_output_for_mask : bool
         A masked step gives zeros instead of the output before it.
     **kwargs
@@ -576,6 +603,11 @@ class RNN(RecurrentLayer):
         if name != "cell" and name in type(self).arguments:
             return getattr(self.cell, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def _gives_zeros(self) -> bool:
+        """Whether masked steps give zeros."""
+        return self.zero_output_for_mask and self.zeroes_masked_steps
 
     @property
     def states(self) -> list[Any] | None:
@@ -685,19 +717,50 @@ class RNN(RecurrentLayer):
             read = [value.buffer for value in initial]
         if given is not None:
             initial = self._choose_kept(builder, initial, given) if reads_kept else given
+        by_unreversed_mask = (
+            self._gives_zeros and self.unroll and self.go_backwards and self.return_sequences
+        )
         over = OverTime(
             self.return_sequences,
             self.go_backwards,
-            self.zero_output_for_mask,
+            self._gives_zeros and not by_unreversed_mask,
             self.return_state or self.stateful,
             tuple(constants or ()),
         )
         y, final = self._cell.lower_over_time(builder, x, initial, over)
+        if by_unreversed_mask and x.mask is not None:
+            repeating, y = y, builder.value(y.shape)
+            sources = (repeating.buffer, x.mask)
+            builder.add(plan.Apply(sources, (y.buffer,), self.compute_dtype, zeroed))
+        if x.mask is not None and self.masked_output != "output" and not self.unroll:
+            y = self._put_out_states(builder, x, x.mask, y, initial, over)
         y = replace(y, mask=x.mask if self.return_sequences else None)
         if self.stateful:
             # A layer called again within a model goes on from where its first call ended.
             builder.states[self] = (read, final)
         return [y, *final] if self.return_state else y
+
+    def _put_out_states(
+        self,
+        builder: plan.Builder,
+        x: plan.Value,
+        mask: int,
+        y: plan.Value,
+        initial: list[plan.Value],
+        over: OverTime,
+    ) -> plan.Value:
+        """The outputs, with a cell's first state where a step is masked."""
+        cells = self._cell.stacked
+        if self.masked_output == "state" or len(cells) == 1:
+            # The first state of Keras's cells is their output: only those before the first step that counts are others.
+            states, start = y, initial[len(initial) - cells[-1].n_states :][:1]
+        else:
+            start, only = initial[:1], initial[: cells[0].n_states]
+            whole = replace(over, zero_output_for_mask=False, final=False)
+            states, _ = cells[0].lower_over_time(builder, x, only, whole)
+        return put_out_states(
+            builder, self.compute_dtype, y, states, mask, start, self.go_backwards
+        )
 
     def _choose_kept(
         self, builder: plan.Builder, kept: list[plan.Value], given: list[plan.Value]
@@ -736,7 +799,7 @@ class RNN(RecurrentLayer):
         over = OverTime(
             # Over several timesteps the last one's output is that of every timestep, as of then.
             self.return_sequences or not builder.one_step,
-            zero_output_for_mask=self.zero_output_for_mask,
+            zero_output_for_mask=self._gives_zeros,
             final=True,
             constants=tuple(constants or ()),
         )
@@ -744,7 +807,7 @@ class RNN(RecurrentLayer):
         y, final = self._cell.lower_over_time(builder, x, initial, over)
         for state, after in zip(states, final, strict=True):
             state.after = after
-        if x.mask is not None and not self.zero_output_for_mask:
+        if x.mask is not None and not self._gives_zeros:
             size = self._cell.output_shape(step_shape)
             held = builder.carry(f"{self.name}/output", size, dtype)
             held.after, unheld = builder.value(held.before.shape), y

@@ -41,11 +41,10 @@ class Bidirectional(RecurrentLayer):
         Not supported; use `set_weights`.
     backward_layer : RNN, optional
         Goes backward; by default made from the config of `layer`.
-    zeroes_masked_steps : bool
-        Whether masked steps give zeros where sequences are returned; False for files of versions in which they did not,
-        and not in the config.
+    keeps_states : bool
+        Whether a stateful layer has an effect; False for files of versions in which it had none, and not in the config.
     **kwargs
-        `Layer`'s arguments.
+        `RecurrentLayer`'s arguments.
 
     Notes
     -----
@@ -63,7 +62,7 @@ class Bidirectional(RecurrentLayer):
         weights: None = None,
         backward_layer: RNN | None = None,
         *,
-        zeroes_masked_steps: bool = True,
+        keeps_states: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -87,10 +86,12 @@ class Bidirectional(RecurrentLayer):
                 )
         if self.forward_layer.go_backwards == self.backward_layer.go_backwards:
             raise ValueError(f"layer {self.name!r}: expected one layer of the two to go backwards")
-        self.stateful, self.return_sequences = layer.stateful, layer.return_sequences
+        self.stateful = layer.stateful and keeps_states
+        self.return_sequences = layer.return_sequences
         self.return_state = layer.return_state
         for direction in self._directions:
-            direction.zero_output_for_mask = zeroes_masked_steps and self.return_sequences
+            direction.zero_output_for_mask = self.zeroes_masked_steps and self.return_sequences
+            direction.stateful = self.stateful
             direction._users.append(self)
 
     @property
@@ -237,7 +238,7 @@ class Bidirectional(RecurrentLayer):
 def _renamed(layer: RNN, prefix: str, **changes: Any) -> RNN:
     """A new layer like `layer`, its name led by `prefix`."""
     changes["name"] = prefix + layer.name.removeprefix(prefix)
-    changes["kept_states_first"] = layer.kept_states_first  # none of the config
+    changes |= {meaning: getattr(layer, meaning) for meaning in layer.meanings}
     if type(layer) is not RNN:
         return type(layer).from_config({**layer.get_config(), **changes})
     # A user's cell need not have a config. What holds it is not copied along.
@@ -254,6 +255,8 @@ class TimeDistributed(Layer):
     Parameters
     ----------
     layer : Layer
+    masks_steps : bool
+        Whether the layer is given masks; False for files of versions in which it was not, and not in the config.
     **kwargs
         `Layer`'s arguments.
 
@@ -268,8 +271,9 @@ class TimeDistributed(Layer):
     same_for_every_step = (Activation, Dense, Dropout)
     """Layers that do to a whole sequence what they do to each step."""
 
-    def __init__(self, layer: Layer, **kwargs: Any) -> None:
+    def __init__(self, layer: Layer, *, masks_steps: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.masks_steps = masks_steps
         if not isinstance(layer, Layer):
             raise TypeError(f"layer {self.name!r}: expected a layer; got {layer!r}")
         self.layer = layer
@@ -328,7 +332,7 @@ class TimeDistributed(Layer):
             assert isinstance(y, plan.Value)
             return y
         inner = plan.Builder(precision=builder.precision)
-        mask = None if x.mask is None else inner.mask()
+        mask = inner.mask() if x.mask is not None and self.masks_steps else None
         # A stateful layer goes on from step to step, so its steps run one by one, each of the whole batch.
         step = inner.value((x.shape[0] if self.stateful else None, *x.shape[2:]), mask)
         output = self.layer.lower_call(inner, [step], {})

@@ -20,7 +20,14 @@ from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.layers.base import snake_case
 from fastrnn.saving import nodedefs
-from fastrnn.saving.eras import ANYTHING, ERAS, IGNORED, MEANINGS
+from fastrnn.saving.eras import (
+    ANYTHING,
+    ERAS,
+    IGNORED,
+    MEANINGS,
+    SECOND_OF_TENSORFLOWS_OWN,
+    TENSORFLOWS_OWN,
+)
 from fastrnn.saving.spec import (
     LayerSpec,
     LoRA,
@@ -104,12 +111,12 @@ def parse_version(text: Any) -> tuple[int, ...]:
     """Return the leading numbers of a Keras version, such as (3, 15, 1).
 
     No version at all means Keras 1, which did not always write one. TensorFlow's own Keras, which called itself
-    ``2.2.4-tf`` and ``2.3.0-tf`` before it was 2.4, is nearer to that than to the Keras of these numbers.
+    ``2.2.4-tf`` and ``2.3.0-tf`` before it was 2.4, came after 2.3.1, the last that was not TensorFlow's own.
     """
     if text is None:
         return (1,)
     if isinstance(text, str) and re.fullmatch(r"2\.[23]\.\d-tf", text):
-        return (2, 4)
+        return TENSORFLOWS_OWN if text.startswith("2.2") else SECOND_OF_TENSORFLOWS_OWN
     numbers = re.match(r"\d{1,6}(?:\.\d{1,6}){0,2}(?!\d)", text) if isinstance(text, str) else None
     if numbers is None:
         raise ModelFormatError(f"expected a Keras version such as '3.15.1', got {str(text)[:40]!r}")

@@ -309,6 +309,12 @@ KERAS_2 = Era(
 
 ERAS = (KERAS_1, BEFORE_KERAS_2_2_3, KERAS_2)
 
+TENSORFLOWS_OWN = (2, 3, 2)
+"""The place of 2.2.4-tf, of TensorFlow 1.13 to 2.0, among the versions."""
+
+SECOND_OF_TENSORFLOWS_OWN = (2, 3, 3)
+"""The place of 2.3.0-tf, of TensorFlow 2.1 and 2.2."""
+
 NEWEST_KERAS = (3, 15)
 """What a file means that does not tell which Keras 3 wrote it."""
 
@@ -373,14 +379,65 @@ MEANINGS = (
     Meaning(
         what="masked steps of a Bidirectional repeat the output before them, and are no zeros",
         layers=("Bidirectional",),
-        before=(2, 4),
+        before=TENSORFLOWS_OWN,
         options={"zeroes_masked_steps": False},
         source="2.3.1: keras/layers/wrappers.py",
     ),
     Meaning(
+        what="a stateful Bidirectional starts each call anew",
+        layers=("Bidirectional",),
+        since=(2,),
+        before=TENSORFLOWS_OWN,
+        options={"keeps_states": False},
+        source="2.3.1: keras/layers/wrappers.py",
+    ),
+    Meaning(
+        what="a masked step puts out the first state, which before the first step that counts is the initial one",
+        layers=("SimpleRNN", "LSTM", "GRU", "RNN"),
+        before=(2, 3),
+        options={"masked_output": "state"},
+        source="2.1.6: keras/backend/tensorflow_backend.py, rnn",
+    ),
+    Meaning(
+        what="a masked step of a stack puts out the first state of the first cell",
+        layers=("RNN",),
+        since=(2, 2, 3),
+        before=(2, 3),
+        values={"masked_output": {"state": "first state"}},
+        source="2.2.4: keras/layers/recurrent.py, StackedRNNCells",
+    ),
+    Meaning(
+        what="the layer in a TimeDistributed gets no mask",
+        layers=("TimeDistributed",),
+        before=(2, 2),
+        options={"masks_steps": False},
+        source="2.1.6: keras/layers/wrappers.py",
+    ),
+    Meaning(
+        what="Softmax knows no mask",
+        layers=("Softmax",),
+        before=(2, 4),
+        options={"reads_masks": False},
+        source="2.3.1: keras/layers/advanced_activations.py",
+    ),
+    Meaning(
+        what="a Softmax over nothing but masked numbers gives what it gives without the mask",
+        layers=("Softmax",),
+        before=(3, 10),
+        options={"zeroes_masked_rows": False},
+        source="v3.9.2: keras/src/layers/activations/softmax.py",
+    ),
+    Meaning(
+        what="masked steps of a ConvLSTM repeat the output before them, whatever zero_output_for_mask says",
+        layers=("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"),
+        before=(3,),
+        options={"zeroes_masked_steps": False},
+        source="v2.15.0: keras/layers/rnn/base_conv_rnn.py",
+    ),
+    Meaning(
         what="a stateful layer starts from the states it kept, not from an initial state, unless they are all zeros",
         layers=_OVER_TIME,
-        since=(2, 4),
+        since=SECOND_OF_TENSORFLOWS_OWN,
         before=(3,),
         options={"kept_states_first": True},
         source="v2.15.0: keras/layers/rnn/base_rnn.py, _process_inputs",
@@ -436,6 +493,13 @@ MEANINGS = (
         before=(3, 10),
         options={"zeroes_masked_rows": False},
         source="v3.9.2: keras/src/layers/activations/softmax.py",
+    ),
+    Meaning(
+        what="MultiHeadAttention lowers the scores of masked steps by 1e9, which in float64 leaves their order",
+        layers=("MultiHeadAttention",),
+        before=(3, 7),
+        options={"lowers_scores": True},
+        source="v3.6.0: keras/src/layers/attention/multi_head_attention.py",
     ),
 )
 """In the order in which they are applied."""

@@ -6,8 +6,8 @@ Run in the environment of each version (`tests/versions/README.md` tells how to 
 
 For every model NAME that the version can have, the archive holds VERSION/NAME.keras, or NAME.h5 before
 Keras 3, and VERSION/NAME.npz with in0, in1, ... and for two calls, one after the other, outR_0, outR_1, ...
-Written with Keras 2.1.6 and 2.3.1 (TensorFlow 1.15), 2.8.0, tf_keras 2.20.1, and Keras 3.3.3, 3.7.0,
-3.9.2, 3.10.0 and 3.15.1 (TensorFlow 2.16 and 2.20).
+Written with Keras 2.1.6, 2.2.4 and 2.3.1 (TensorFlow 1.15), 2.2.4-tf (TensorFlow 2.0), 2.8.0, tf_keras 2.20.1, and
+Keras 3.3.3, 3.7.0, 3.9.2, 3.10.0 and 3.15.1 (TensorFlow 2.16 and 2.20).
 """
 
 import argparse
@@ -49,13 +49,13 @@ class Models:
     def __init__(self, keras):
         self.keras, self.layers = keras, keras.layers
 
-    def words(self, batch=None, mask_zero=True):
+    def words(self, batch=None, mask_zero=True, **options):
         """An input of words and their embeddings, which carry a mask or not."""
         if batch:
             x = self.layers.Input(batch_shape=(batch, 5), dtype="int32")
         else:
             x = self.layers.Input((5,), dtype="int32")
-        return x, self.layers.Embedding(5, 3, mask_zero=mask_zero)(x)
+        return x, self.layers.Embedding(5, 3, mask_zero=mask_zero, **options)(x)
 
     def old_defaults(self):
         x, embedded = self.words()
@@ -106,6 +106,15 @@ class Models:
         outputs += self.layers.MultiHeadAttention(1, 2)(x, y, return_attention_scores=True)
         return [a, b], outputs, [IDS, OTHER_IDS]
 
+    def heads_of_float64(self):
+        a, x = self.words(dtype="float64")
+        b, y = self.words(dtype="float64")
+        outputs = [
+            self.layers.MultiHeadAttention(1, 2, dropout=0.1, dtype="float64")(x, y),
+            self.layers.MultiHeadAttention(1, 2, dtype="float64")(x, y),
+        ]
+        return [a, b], outputs, [IDS, OTHER_IDS]
+
     def residual(self):
         x, embedded = self.words()
         attended = self.layers.MultiHeadAttention(1, 2)(embedded, embedded)
@@ -147,6 +156,51 @@ class Models:
         ]
         return [x], [self.layers.Bidirectional(layer)(embedded) for layer in layers], [IDS]
 
+    def unrolled(self):
+        x, embedded = self.words()
+        options = {"unroll": True, "return_sequences": True}
+        layers = [
+            self.layers.Bidirectional(self.layers.SimpleRNN(2, **options)),
+            self.layers.Bidirectional(self.layers.GRU(2, **options), merge_mode="sum"),
+            self.layers.LSTM(2, go_backwards=True, zero_output_for_mask=True, **options),
+        ]
+        return [x], [layer(embedded) for layer in layers], [IDS]
+
+    def stacked(self):
+        x, embedded = self.words()
+        layers = []
+        for options in ({"return_sequences": True}, {"go_backwards": True}):
+            cells = [self.layers.SimpleRNNCell(2), self.layers.GRUCell(2)]
+            layers.append(self.layers.RNN(cells, **options))
+        return [x], [layer(embedded) for layer in layers], [IDS]
+
+    def softmax(self):
+        # A mask of six rows and steps, where a version reads it, counts for six rows of the last two axes.
+        x = self.layers.Input((6,), dtype="int32")
+        embedded = self.layers.Embedding(5, 6, mask_zero=True)(x)
+        words = np.concatenate([IDS, IDS[:, :1]], axis=1)
+        return [x], [self.layers.SimpleRNN(2)(self.layers.Softmax()(embedded))], [words]
+
+    def sentences(self):
+        x = self.layers.Input((5, 3), dtype="int32")
+        embedded = self.layers.Embedding(5, 3, mask_zero=True)(x)
+        y = self.layers.TimeDistributed(self.layers.GRU(2))(embedded)
+        words = np.stack([IDS, OTHER_IDS, IDS[::-1]], -1)
+        return [x], [self.layers.Dense(2)(y)], [words]
+
+    def kept_by_both(self):
+        x, embedded = self.words(batch=len(IDS))
+        layer = self.layers.Bidirectional(self.layers.GRU(2, stateful=True))
+        return [x], [layer(embedded)], [IDS]
+
+    def images(self):
+        x = self.layers.Input((5, 3, 1))
+        given = self.layers.Input((5,), dtype="bool")
+        layer = self.layers.ConvLSTM1D(2, 2, return_sequences=True, zero_output_for_mask=True)
+        both = self.layers.Bidirectional(self.layers.ConvLSTM1D(2, 2, return_sequences=True))
+        arrays = [np.linspace(-1, 1, 90).reshape(6, 5, 3, 1).astype("float32"), IDS.astype(bool)]
+        return [x, given], [layer(x, mask=given), both(x, mask=given)], arrays
+
     def stateful(self):
         x, embedded = self.words(batch=len(IDS))
         state = self.layers.Input(batch_shape=(len(IDS), 2))
@@ -165,9 +219,6 @@ class Models:
         left_out = set()
         if version < (2, 4):
             left_out.add("given_mask")  # its files do not hold the mask
-        if version < (2, 2):
-            # A masked step before the first that counts puts out the initial state, which fastrnn does not.
-            left_out |= {"masked_decoder", "stateful"}
         return [name for name in self.NAMES if name not in left_out]
 
     NAMES = (
@@ -176,11 +227,18 @@ class Models:
         "merged",
         "attention",
         "heads",
+        "heads_of_float64",
         "residual",
         "given_mask",
         "normalized",
         "bidirectional",
         "bidirectional_backwards",
+        "unrolled",
+        "stacked",
+        "softmax",
+        "sentences",
+        "kept_by_both",
+        "images",
         "stateful",
     )
 
@@ -195,8 +253,9 @@ def main():
     extension = ".keras" if version.startswith("3.") else ".h5"
     held = set(zipfile.ZipFile(str(ARCHIVE)).namelist()) if ARCHIVE.exists() else set()
     with tempfile.TemporaryDirectory() as folder:
-        archive = zipfile.ZipFile(str(ARCHIVE), "a", zipfile.ZIP_DEFLATED)
         for name in Models(keras).names():
+            if f"{version}/{name}{extension}" in held:
+                continue
             path = str(Path(folder) / name)
             try:
                 inputs, outputs, arrays = getattr(Models(keras), name)()
@@ -217,10 +276,9 @@ def main():
                 print(f"{version} {name}: left out, {str(error).strip().splitlines()[0][:100]}")
                 continue
             np.savez(path + ".npz", **stored)
-            for end in (extension, ".npz"):
-                if f"{version}/{name}{end}" not in held:
+            with zipfile.ZipFile(str(ARCHIVE), "a", zipfile.ZIP_DEFLATED) as archive:
+                for end in (extension, ".npz"):
                     archive.write(path + end, f"{version}/{name}{end}")
-        archive.close()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ model that it cannot run or save is counted by the reason.
 
 For each model the folder gets SEED.keras and SEED.h5, where the version writes them, SEED.npz with
 in0, in1, ... and of two calls, one after the other, out0_0, out0_1, ..., out1_0, ..., and a line in
-models.jsonl that says what the model is made of.
+models.jsonl that says what the model is made of. Where the version itself makes another model of one of
+the files, those outputs are there too: .h5out0_0, ...
 """
 
 import argparse
@@ -786,15 +787,24 @@ def run(model, arrays):
     return [one.numpy() if hasattr(one, "numpy") else np.asarray(one) for one in flat]
 
 
+def two_calls(model, arrays):
+    """Return what two calls, one after the other, give: out0_0, out0_1, ..., out1_0, ..."""
+    outputs = {}
+    for call in range(2):
+        for i, array in enumerate(run(model, arrays)):
+            outputs[f"out{call}_{i}"] = array
+    return outputs
+
+
 def reloaded(keras, path, arrays, outputs):
-    """Return what this version makes of its own file: "same", "other numbers", or an error."""
+    """Return what this version makes of its own file: "same", "other numbers", or an error; and other numbers."""
     try:
-        for i, array in enumerate(run(keras.models.load_model(path), arrays)):
-            if not np.allclose(array, outputs[f"out0_{i}"], 1e-4, 1e-5, equal_nan=True):
-                return "other numbers"
+        found = two_calls(keras.models.load_model(path), arrays)
     except Exception as error:
-        return f"{type(error).__name__}: {str(error)[:80]}"
-    return "same"
+        return f"{type(error).__name__}: {str(error)[:80]}", {}
+    if all(np.allclose(found[key], outputs[key], 1e-4, 1e-5, equal_nan=True) for key in outputs):
+        return "same", {}
+    return "other numbers", found
 
 
 def generate(keras, folder, seeds, blocks=None, debug=False):
@@ -812,20 +822,20 @@ def generate(keras, folder, seeds, blocks=None, debug=False):
             path = os.path.join(folder, str(seed))
             try:
                 model = generator.make(skipped)
-                outputs = {}
-                for call in range(2):
-                    for i, array in enumerate(run(model, generator.arrays)):
-                        outputs[f"out{call}_{i}"] = array
+                outputs = two_calls(model, generator.arrays)
             except Exception as error:
                 failed[f"{type(error).__name__}: {str(error).strip()[:90]}"] += 1
                 if debug:
                     traceback.print_exc()
                 continue
-            saved = {}
+            saved, stored = {}, dict(outputs)
             for extension in extensions:
                 try:
                     model.save(path + extension)
-                    saved[extension] = reloaded(keras, path + extension, generator.arrays, outputs)
+                    saved[extension], others = reloaded(
+                        keras, path + extension, generator.arrays, outputs
+                    )
+                    stored.update((extension + key, array) for key, array in others.items())
                 except Exception as error:
                     failed[f"save {extension}: {str(error).strip()[:80]}"] += 1
                     if debug:
@@ -835,8 +845,8 @@ def generate(keras, folder, seeds, blocks=None, debug=False):
             if not saved:
                 continue
             for i, array in enumerate(generator.arrays):
-                outputs[f"in{i}"] = array
-            np.savez(path + ".npz", **outputs)
+                stored[f"in{i}"] = array
+            np.savez(path + ".npz", **stored)
             line = {"seed": seed, "saved": saved, "layers": generator.notes}
             line["keras"] = keras.__version__
             index.write(json.dumps(line) + "\n")
