@@ -347,6 +347,17 @@ def test_zero_output_for_mask_zeroes_outputs_and_not_states(name, unroll, x):
 
 
 @pytest.mark.parametrize("name", RECURRENT)
+def test_unrolled_backwards_is_zeroed_by_the_unreversed_mask(name, x):
+    options = {"return_sequences": True, "go_backwards": True}
+    repeating = sequence_layer(name, **options)
+    unrolled = sequence_layer(name, unroll=True, zero_output_for_mask=True, **options)
+    unrolled.set_weights(repeating.get_weights())
+    mask = np.array([[True, True, False, True], [False, False, True, True]])
+    expected = np.where(mask[..., np.newaxis], repeating(x, mask=mask)[0], 0)
+    np.testing.assert_allclose(unrolled(x, mask=mask)[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", RECURRENT)
 def test_go_backwards_is_the_reversed_input(name, x):
     layer = sequence_layer(name, return_sequences=True, go_backwards=True)
     forwards = sequence_layer(name, return_sequences=True)

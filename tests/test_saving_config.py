@@ -105,7 +105,13 @@ def node(*args, **kwargs):
 
 @pytest.mark.parametrize(
     ("text", "version"),
-    [("3.15.1", (3, 15, 1)), ("2.2.4-tf", (2, 4)), ("3.0.0.dev2023", (3, 0, 0)), (None, (1,))],
+    [
+        ("3.15.1", (3, 15, 1)),
+        ("2.2.4-tf", (2, 3, 2)),
+        ("2.3.0-tf", (2, 3, 3)),
+        ("3.0.0.dev2023", (3, 0, 0)),
+        (None, (1,)),
+    ],
 )
 def test_versions(text, version):
     assert parse_version(text) == version
@@ -200,6 +206,7 @@ def test_keras_1_recurrent_layer():
         "recurrent_dropout": 0.2,
         "return_sequences": True,
         "mask_beside_states": True,
+        "masked_output": "state",
     }
 
 
