@@ -176,7 +176,10 @@ core = Extension(
     ],
     extra_compile_args=FLAGS,
     extra_link_args=["-fopenmp", "-Wl,--gc-sections"],
-    depends=[str(path) for path in KERNELS.rglob("*") if path.suffix in (".pyx", ".pxd", ".h")],
+    depends=[
+        "fastrnn/_core.pyx",
+        *(str(path) for path in KERNELS.rglob("*") if path.suffix in (".pyx", ".pxd", ".h")),
+    ],
 )
 setup(
     ext_modules=cythonize([core], build_dir="build/cython", compiler_directives=DIRECTIVES),

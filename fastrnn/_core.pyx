@@ -1,9 +1,9 @@
 """The compiled core: arrays in, arrays out, and nothing of Keras but the order of its weights.
 
 This module is compiled once. It knows bytes, shapes and where numbers are; the kernels (`kernels/`) know how to compute
-with them, and come in a build for each instruction set and number type, as tables of functions. Operations over numbered
-buffers, each prepared for one build, make a `Program`, which runs whole batches; `Streams` run one timestep of it and
-keep the states. Both lay out their buffers and share them among threads in one way (`Program.plan_frame` and below).
+with them, and come in a build for each instruction set and number type, as tables of functions. Operations over
+numbered buffers, each prepared for one build, make a `Program`, which runs whole batches; `Streams` run one timestep of
+it and keep the states. Both lay out their buffers and share them among threads in one way (`Frame`).
 """
 from cpython.contextvars cimport get_value
 from cpython.long cimport PyLong_AsLongLongAndOverflow
@@ -11,7 +11,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from openmp cimport omp_get_max_threads, omp_get_wtime
 cimport numpy as cnp
 
@@ -521,7 +521,8 @@ cdef class Lookup(Step):
     def __init__(self, build, table, *, x, y):
         self.layer = Table(y, x, <const char*>self.keep(self.matrix(table)), table.shape[1])
         self.connect((x,), (y,))
-        self.set_operation(&self.layer, infer_lookup, cost_of_target, Kernel(run_lookup, NULL, NULL, NULL), NULL, x, len(table))
+        self.set_operation(&self.layer, infer_lookup, cost_of_target, Kernel(run_lookup, NULL, NULL, NULL), NULL, x,
+                           len(table))
 
 
 cdef class NotZero(Step):
@@ -531,7 +532,7 @@ cdef class NotZero(Step):
     def __init__(self, build, *, x, y):
         self.layer = Comparison(y, x)
         self.connect((x,), (y,))
-        self.set_operation(&self.layer, infer_not_zero, cost_of_target, Kernel(run_not_zero, NULL, NULL, NULL), NULL, x, 0)
+        self.set_operation(&self.layer, infer_not_zero, cost_of_target, Kernel(run_not_zero, NULL, NULL, NULL), NULL, x)
 
 
 cdef class Blank(Step):
@@ -719,7 +720,7 @@ cdef inline size_t bytes_of(const Shape* shape) noexcept nogil:
 
 
 cdef inline object allocate(const Shape* shape, Py_ssize_t batch, int skipped, bint bare, char** first):
-    """A new array for an output, without its first `skipped` axes, and `bare` of the batch; its numbers are at `first`."""
+    """A new array for an output, without its first `skipped` axes and `bare` of the batch; sets `first`."""
     cdef cnp.npy_intp dims[MAX_DIMS + 1]
     cdef int axis, ndim = 0
     cdef cnp.ndarray array

@@ -250,10 +250,12 @@ cdef void step_pixels(
     cdef const real* x[TILE_ROWS]
     cdef const real* h[TILE_ROWS]
     cdef const real* rows[TILE_ROWS]
-    # A cell reads whole vectors from where a gate starts, so past the last gate of a narrow panel.
+    # A cell reads whole vectors from where a gate starts, so past the last gate of a narrow panel: numbers that nobody
+    # uses, but that should not be denormal, whose arithmetic is slow.
     cdef real sums[(TILE_ROWS * TILE_VECTORS + TILE_VECTORS) * LANES]
     cdef Py_ssize_t pixel, offset, width
     cdef int panel, r
+    memset(sums, 0, sizeof(sums))
     for panel in range(cut.n_panels):
         offset = panel * cut.width
         width = panel_width(cut, panel)

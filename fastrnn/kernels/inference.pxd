@@ -1,12 +1,12 @@
 """Of each operation that a kernel computes: the shapes of its targets, and its cost.
 
-`number` is a shape of one number of the program. A cost is in multiply-adds, or their worth in time, a row. An inference
-is False where the shapes do not fit.
+`number` is a shape of one number of the program. A cost is in multiply-adds, or their worth in time, a row. An
+inference is False where the shapes do not fit.
 """
 from fastrnn.kernels.geometry cimport cost_of_image, image_sizes, output_sizes, state_dims, window_of
 from fastrnn.kernels.layers cimport (
     CONCAT, MAX_STATES, SPACE, Blanking, ConvRecurrence, Elementwise, Merging, Panels, Pooling, Projection, Recurrence,
-    Scaling, Shape,
+    Scaling, Sequence, Shape,
 )
 from fastrnn.kernels.team cimport MAX_MEMBERS
 from fastrnn.kernels.tuning cimport ACTIVATION_COST, COST_OF_A_MEETING, MOST_BYTES, NONE, ROWS_TO_SHARE
@@ -34,6 +34,12 @@ cdef inline void set_mask_shape(Shape* shape, int ndim, const Py_ssize_t* dims) 
         shape.size *= dims[axis]
 
 
+cdef inline bint mask_fits(const Sequence* sequence, const Shape* shapes) noexcept nogil:
+    """Whether the mask, if there is one, is of the steps that x has."""
+    cdef const Shape* x = &shapes[sequence.x]
+    return sequence.mask == NONE or (shapes[sequence.mask].ndim == 1 and shapes[sequence.mask].dims[0] == x.dims[0])
+
+
 cdef inline bint infer_recurrence(const void* pointer, const Shape* number, Shape* shapes) noexcept nogil:
     cdef const Recurrence* layer = <const Recurrence*>pointer
     cdef const Shape* x = &shapes[layer.sequence.x]
@@ -42,16 +48,18 @@ cdef inline bint infer_recurrence(const void* pointer, const Shape* number, Shap
         return False
     if x.ndim != 1 if layer.table != NULL else x.ndim != 2 or x.dims[1] != layer.cell.features:
         return False
-    if layer.sequence.mask != NONE and (shapes[layer.sequence.mask].ndim != 1 or shapes[layer.sequence.mask].dims[0] != x.dims[0]):
+    if not mask_fits(&layer.sequence, shapes):
         return False
     for state in range(MAX_STATES):
         if layer.sequence.initial[state] != NONE and (
-                shapes[layer.sequence.initial[state]].ndim != 1 or shapes[layer.sequence.initial[state]].dims[0] != layer.cell.units):
+                shapes[layer.sequence.initial[state]].ndim != 1 or (
+                    shapes[layer.sequence.initial[state]].dims[0] != layer.cell.units)):
             return False
         if layer.sequence.final[state] != NONE:
             set_shape(number, &shapes[layer.sequence.final[state]], 1, NULL, layer.cell.units)
     if layer.sequence.y != NONE:
-        set_shape(number, &shapes[layer.sequence.y], 2 if layer.sequence.return_sequences else 1, x.dims, layer.cell.units)
+        set_shape(number, &shapes[layer.sequence.y], 2 if layer.sequence.return_sequences else 1, x.dims,
+                  layer.cell.units)
     return True
 
 
@@ -105,7 +113,7 @@ cdef inline bint infer_conv_recurrence(const void* pointer, const Shape* number,
         bytes_inside *= (out[axis] - 1) * layer.strides[axis] + window_of(layer, axis)
     if bytes_inside > MOST_BYTES:
         return False
-    if layer.sequence.mask != NONE and (shapes[layer.sequence.mask].ndim != 1 or shapes[layer.sequence.mask].dims[0] != x.dims[0]):
+    if not mask_fits(&layer.sequence, shapes):
         return False
     dims[0] = x.dims[0]
     state_dims(layer, out, dims + 1)

@@ -129,7 +129,7 @@ cdef public void multiply_rows_in_lanes "FASTRNN_LOCAL(multiply_rows_in_lanes)"(
     Py_ssize_t depth, Py_ssize_t n_columns, const real* weights, const real* bias, int activation, Py_ssize_t n_rows,
     const real* x, real* y, real* scratch,
 ) noexcept nogil:
-    """y = activation(x @ weights + bias) for x, (n_rows, depth), and y, (n_rows, columns); weights as `Columns` has them.
+    """y = activation(x @ weights + bias) for x, (n_rows, depth), and y, (n_rows, columns), weights as in `Columns`.
 
     `scratch` has room for (depth + columns + 2 * LANES) * GROUP_ROWS numbers.
     """

@@ -1,4 +1,4 @@
-"""What `fastrnn._core` and the kernels tell each other: shapes of buffers, prepared layers, and the table of kernels."""
+"""What `fastrnn._core` and the kernels tell each other: shapes of buffers, prepared layers, the table of kernels."""
 from libc.stdint cimport int32_t
 
 from fastrnn.kernels.simd cimport real
@@ -46,7 +46,7 @@ cdef enum Precision:
     INT8
 
 cdef struct Narrow:
-    # Weights of fewer bits: a lane of a panel holds a word, two or four numbers of a column next to each other in depth.
+    # Weights of fewer bits: a lane of a panel holds a word, two or four numbers of a column that follow each other.
     int precision
     bint native          # whether to use the CPU's dot product
     Py_ssize_t words     # in a column

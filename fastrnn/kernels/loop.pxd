@@ -45,7 +45,7 @@ cdef inline void run_sequence(
     const Sequence* sequence, Py_ssize_t rows, Py_ssize_t steps, Py_ssize_t first_step, const char* mask,
     char* marks, void* stepper, step_t make_step, write_t write,
 ) noexcept nogil:
-    """Take `rows` rows through the steps from `first_step` on; `mask` is (rows, steps), `marks` has room for 3 * rows."""
+    """Take rows through the steps from `first_step` on; `mask` is (rows, steps), `marks` has room for 3 * rows."""
     cdef Now now
     cdef Py_ssize_t step
     now.steps = steps

@@ -10,8 +10,8 @@ cdef extern from "exports.h" nogil:
         const real** h, Py_ssize_t h_first, Py_ssize_t h_last, const real* h_panel, real* out, Py_ssize_t out_stride)
     void multiply_blocks "FASTRNN_LOCAL(multiply_blocks)"(
         Py_ssize_t rows, Py_ssize_t width, const real** start, Py_ssize_t start_at,
-        const real** x, Py_ssize_t x_depth, const real* x_panel, const real** h, Py_ssize_t h_depth, const real* h_panel,
-        real* out, Py_ssize_t out_stride)
+        const real** x, Py_ssize_t x_depth, const real* x_panel,
+        const real** h, Py_ssize_t h_depth, const real* h_panel, real* out, Py_ssize_t out_stride)
 
 
 cdef inline int rows_of_tile(Py_ssize_t rows, Py_ssize_t first) noexcept nogil:

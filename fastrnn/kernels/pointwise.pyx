@@ -5,8 +5,9 @@ from libc.string cimport memcpy, memset
 from fastrnn.kernels.activations cimport activated
 from fastrnn.kernels.layers cimport (
     ALWAYS, AVERAGE, CELU, CONCAT, ELU, EXPONENTIAL, GELU, HARD_SHRINK, HARD_SILU, HARD_TANH, LEAKY_RELU, LINEAR,
-    LOG_SIGMOID, MISH, MUL, NEVER, RELU6, ROWS_IN_LANES, SELU, SILU, SOFT_SHRINK, SOFTMAX, SOFTPLUS, SOFTSIGN, SPARSE_PLUS,
-    SPARSE_SIGMOID, SQUAREPLUS, SUM, Blanking, Elementwise, Kernel, Kernels, Merging, Pooling, Projection, Scaling,
+    LOG_SIGMOID, MISH, MUL, NEVER, RELU6, ROWS_IN_LANES, SELU, SILU, SOFT_SHRINK, SOFTMAX, SOFTPLUS, SOFTSIGN,
+    SPARSE_PLUS, SPARSE_SIGMOID, SQUAREPLUS, SUM, Blanking, Elementwise, Kernel, Kernels, Merging, Pooling, Projection,
+    Scaling,
     Shape,
 )
 from fastrnn.kernels.panels cimport project
@@ -80,7 +81,9 @@ cdef public void activate_rarely "FASTRNN_LOCAL(activate_rarely)"(int code, real
         numbers[i] = <real>rare_activation(code, numbers[i])
 
 
-cdef public void activate_span "FASTRNN_LOCAL(activate_span)"(int code, const real* x, real* y, Py_ssize_t n) noexcept nogil:
+cdef public void activate_span "FASTRNN_LOCAL(activate_span)"(
+    int code, const real* x, real* y, Py_ssize_t n,
+) noexcept nogil:
     """y = activation(x) for n numbers; x and y are the same array or do not meet."""
     cdef Py_ssize_t i = 0
     cdef real rest[LANES]
@@ -186,7 +189,7 @@ cdef void run_merge(
     cdef const Shape* shape = &shapes[layer.a]
     cdef Py_ssize_t units = shape.dims[shape.ndim - 1], b_units = shapes[layer.b].dims[shape.ndim - 1]
     cdef Py_ssize_t steps = shape.dims[0] if layer.backwards else 1
-    cdef Py_ssize_t places = 1, row, step, place, i
+    cdef Py_ssize_t places = 1, row, step, i, _
     cdef real* a = <real*>data[layer.a]
     cdef real* y = <real*>data[layer.y]
     cdef real* b
@@ -195,7 +198,7 @@ cdef void run_merge(
     for row in range(rows * steps):
         step = row % steps
         b = <real*>data[layer.b] + (row + (steps - 1 - 2 * step if layer.backwards else 0)) * places * b_units
-        for place in range(places):
+        for _ in range(places):
             if layer.mode == CONCAT:
                 memcpy(y, a, units * sizeof(real))
                 memcpy(y + units, b, b_units * sizeof(real))

@@ -16,7 +16,7 @@ cdef public void multiply_words "FASTRNN_LOCAL(multiply_words)"(
     const real** x, Py_ssize_t x_words, const real* x_panel,
     const real** h, Py_ssize_t h_words, const real* h_panel, real* out, Py_ssize_t out_stride,
 ) noexcept nogil:
-    """out[r] = start[r] + both products, whole numbers for INT8, for up to TILE_ROWS rows, or 2 that are not `native`."""
+    """out[r] = start[r] + both products, whole numbers for INT8, for TILE_ROWS rows at most, or 2 if not `native`."""
     if DOT_PRODUCTS_COMPILED and native:
         if precision == INT8:
             tile_of_any_width(INT8, True, rows, width, start, 0, x, x_words, x_panel, h, 0, h_words, h_panel,

@@ -19,8 +19,8 @@ cdef extern from "team.h" nogil:
 
 cdef extern from *:
     """
-    /* Seconds that a multiply-add takes at most on one thread of a machine that fastrnn runs on: what is not known to be
-     * slow must not be taken for the machine's pace when the first call happens to wait. */
+    /* Seconds that a multiply-add takes at most on one thread of a machine that fastrnn runs on: what is not known to
+     * be slow must not be taken for the machine's pace when the first call happens to wait. */
     #define FASTRNN_SLOWEST_UNIT 2e-9
     /* The part of its time beyond which a leader who waits for threads that lost their cores goes on alone. When it did
      * so after the first such wait, LSTM(512) over 7 sequences of 1000 steps took as long as on one thread. */

@@ -75,7 +75,8 @@ cdef struct LaneCosts:
 
 
 cdef inline LaneCosts lane_costs(
-    int lanes, Py_ssize_t units, int gates, int activations, Py_ssize_t panel_columns, Py_ssize_t depth, Py_ssize_t turned,
+    int lanes, Py_ssize_t units, int gates, int activations, Py_ssize_t panel_columns, Py_ssize_t depth,
+    Py_ssize_t turned,
 ) noexcept nogil:
     """What a layer of `gates` columns and `activations` a unit takes.
 

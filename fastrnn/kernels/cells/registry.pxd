@@ -68,7 +68,7 @@ cdef inline void finish_tile(
     if cell.activation != TANH or (cell.recurrent_activation != SIGMOID and kind != SIMPLE_RNN):
         finish_rows(kind, phase, cell.activation, cell.recurrent_activation, rows, row_numbers, units, first_unit,
                     zx, zh, state)
-    elif kind == LSTM:
+    elif kind == LSTM:  # each cell, also below
         finish_rows(LSTM, 0, TANH, SIGMOID, rows, row_numbers, units, first_unit, zx, zh, state)
     elif kind == GRU:
         finish_rows(GRU, 0, TANH, SIGMOID, rows, row_numbers, units, first_unit, zx, zh, state)
@@ -77,4 +77,4 @@ cdef inline void finish_tile(
     elif phase == 0:
         finish_rows(GRU_RESET_BEFORE, 0, TANH, SIGMOID, rows, row_numbers, units, first_unit, zx, zh, state)
     else:
-        finish_rows(GRU_RESET_BEFORE, 1, TANH, SIGMOID, rows, row_numbers, units, first_unit, zx, zh, state)  # each cell
+        finish_rows(GRU_RESET_BEFORE, 1, TANH, SIGMOID, rows, row_numbers, units, first_unit, zx, zh, state)
