@@ -10,23 +10,18 @@ from numpy.typing import ArrayLike
 
 from fastrnn._nested import flatten, map_structure, unflatten
 from fastrnn._types import Config, Nested, Shape
-from fastrnn.dtypes import HALVES, as_dtype, rounded
+from fastrnn.dtypes import HALVES, as_dtype
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.graph import graph
 from fastrnn.layers import LOADABLE, InputLayer
-from fastrnn.layers.base import (
-    Layer,
-    deserialize,
-    fits,
-    is_array_like,
-    serialize,
-    to_mask,
-    to_numeric,
-)
+from fastrnn.layers.arguments import to_numeric
+from fastrnn.layers.base import Layer, deserialize, serialize
+from fastrnn.layers.calls import PreparedCall, PreparedCalls, returning
 from fastrnn.layers.core import positive_integer
 from fastrnn.layers.lambda_layer import Lambda
 from fastrnn.layers.operations import Operation
 from fastrnn.layers.quantized import InputRounding, RoundsInputs
+from fastrnn.model_inputs import ModelInputs, refusing_empty
 from fastrnn.plan import Builder, Executable, Value
 from fastrnn.saving.config import constructor_options
 from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
@@ -75,7 +70,8 @@ class Model(Layer):
     def __init__(self, name: str | None = None, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self._layers: list[Layer] = []
-        self._run_directly: Callable[[Any], Any] | None = None
+        self._known_inputs: ModelInputs | None = None
+        self._known_stateful: bool | None = None
 
     calls_take_any_size = False
     """Whether inputs of a call may have other sizes than declared, where the layers take them, as in Keras."""
@@ -91,6 +87,13 @@ class Model(Layer):
     def _input_structure(self) -> Nested:
         """The structure in which inputs come, holding anything."""
         raise NotImplementedError
+
+    @property
+    def _signature(self) -> ModelInputs:
+        """What a call is given, and how it is checked."""
+        if self._known_inputs is None:
+            self._known_inputs = ModelInputs(self, self._inputs, self._input_structure)
+        return self._known_inputs
 
     def _lower_graph(
         self,
@@ -222,7 +225,7 @@ class Model(Layer):
         ]
 
     def lower(self, builder: Builder, x: Nested) -> Nested:
-        values = zip(self._flat(x), self._inputs, strict=True)
+        values = zip(self._signature.flat(x), self._inputs, strict=True)
         return self._lower_graph(
             builder, [replace(value, dtype=as_dtype(layer.input_dtype)) for value, layer in values]
         )
@@ -231,10 +234,10 @@ class Model(Layer):
         return outputs  # the layers', whatever the model's own policy
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_run_directly": None}
+        return {**super().__getstate__(), "_known_inputs": None, "_known_stateful": None}
 
     def _forget_plans(self) -> None:
-        self._run_directly = None
+        self._known_inputs = self._known_stateful = None
         super()._forget_plans()
 
     def _executable(
@@ -244,8 +247,9 @@ class Model(Layer):
 
         `masked` says which inputs carry a mask, `shapes` are the inputs' where they are not the declared ones.
         """
-        form = masked, shapes
-        if form not in self._executables:
+        form, executables = (masked, shapes), self._executables
+        made = executables.get(form)
+        if made is None:
             builder = Builder(precision=self._precision)
             values = self._input_values(builder, shapes)
             masks = {i: builder.mask() for i, carries in enumerate(masked) if carries}
@@ -253,86 +257,19 @@ class Model(Layer):
             outputs = self._lower_graph(builder, inputs)
             buffers = [value.buffer for value in values if value] + list(masks.values())
             executable = Executable(builder, buffers, flatten(outputs))
-            self._executables[form] = executable, map_structure(lambda value: None, outputs)
-            if form == ((False,), None) and isinstance(outputs, Value):
-                self._run_directly = executable.run_directly(
-                    [value.shape for value in values], self._inputs[0].input_dtype
-                )
-        return self._executables[form]
+            made = executables[form] = executable, map_structure(lambda value: None, outputs)
+            self._known_stateful = self.stateful
+        return made
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    def _flat(self, structure: Nested, what: str = "inputs") -> list[Any]:
-        """What `structure` holds for each input: in the inputs' own structure, a flat list, or a dict by input name."""
-        expected = self._input_structure
-        names = [layer.name for layer in self._inputs]
-        if isinstance(expected, (list, tuple, dict)):
-            leaves = _in_structure(structure, expected)
-            if leaves is not None:
-                return [_only_leaf(leaf) for leaf in leaves]
-        if isinstance(structure, dict):
-            if set(structure) >= set(names):
-                return [_only_leaf(structure[name]) for name in names]
-        else:
-            # As in Keras, whichever way they are nested.
-            leaves = _leaves(structure)
-            if len(leaves) == len(names):
-                return leaves
-            # Lists of numbers, and of rows, are arrays.
-            if len(names) == 1:
-                return [structure]
-            if isinstance(structure, (list, tuple)) and len(structure) == len(names):
-                return list(structure)
-        described = unflatten(expected, names)
-        found = f"{type(structure).__name__}"
-        if isinstance(structure, dict):
-            found = f"a dict of {', '.join(map(str, structure))}"
-        elif isinstance(structure, (list, tuple)):
-            found = f"a list of {len(structure)}"
-        raise ValueError(
-            f"model {self.name!r}: expected {len(names)} {what}, as {described}, a list or a dict by name; got {found}"
-        )
-
-    def _flat_inputs(self, inputs: Nested, any_size: bool = False) -> list[np.ndarray | None]:
-        """The arrays of `inputs`, a list in the order of a flat list of inputs, checked; None for one that is optional.
-
-        With `any_size` their sizes need not be the declared ones: it is the layers that may refuse them.
-        """
-        arrays = [
-            None if array is None and layer.optional else self._fit(array, layer, any_size)
-            for array, layer in zip(self._flat(inputs), self._inputs, strict=True)
-        ]
-        lengths = [len(array) for array in arrays if array is not None]
-        if not lengths:
-            raise ValueError(f"model {self.name!r}: expected at least one input")
-        if len(set(lengths)) > 1:
-            sizes = ", ".join(map(str, lengths))
-            raise ValueError(f"model {self.name!r}: expected inputs of one batch size; got {sizes}")
-        return arrays
-
-    def _fit(self, array: ArrayLike, layer: InputLayer, any_size: bool) -> np.ndarray:
-        """`array` as an input for `layer`; like Keras it adds or drops a last axis of size 1."""
-        array = to_numeric(array, f"input {layer.name!r}")
-        shape = layer.batch_shape
-        if array.ndim == len(shape) - 1 and shape[-1] == 1:
-            array = array[..., np.newaxis]
-        elif array.ndim == len(shape) + 1 and array.shape[-1] == 1:
-            array = array[..., 0]
-        known = (None,) * len(shape) if any_size else (None, *shape[1:])
-        if not fits(array.shape, known):
-            raise ValueError(f"input {layer.name!r}: expected shape {shape}; got {array.shape}")
-        if 0 in array.shape[1:]:
-            raise ValueError(
-                f"input {layer.name!r}: expected no empty axis but the batch; got shape {array.shape}"
-            )
-        if layer.input_dtype in HALVES:
-            return rounded(array, layer.input_dtype)
-        return np.asarray(array, layer.input_dtype)
-
     def _check_batch(self, arrays: list[np.ndarray | None]) -> None:
-        batch = self._inputs[0].batch_shape[0]
+        stateful = self.stateful if self._known_stateful is None else self._known_stateful
+        batch = self._signature.layers[0].batch_shape[0]
+        if not stateful or batch is None:
+            return
         first = next(array for array in arrays if array is not None)
-        if self.stateful and batch is not None and len(first) != batch:
+        if len(first) != batch:
             raise ValueError(
                 f"model {self.name!r} is stateful with a batch of {batch}; got an input of shape {first.shape}"
             )
@@ -358,37 +295,99 @@ class Model(Layer):
         TypeError, ValueError
             If an input is not of numbers or does not fit; states are then as they were.
         """
-        if self._run_directly is not None and mask is None and not training:
-            outputs = self._run_directly(inputs)
-            if outputs is not None:
-                return outputs
+        if mask is None and not training:
+            shortest = self._prepared.shortest
+            results = shortest.run(inputs)
+            if results is None and isinstance(inputs, np.ndarray):
+                results = shortest.of_one(inputs)
+            if results is not None:
+                return results
+        if not training:
+            results = self._computed_before(inputs, mask, self.calls_take_any_size)
+            if results is not None:
+                return results
         if holds_tensors(inputs, mask):
             return record(self, (inputs,), {"mask": mask, "training": training})
         self._refuse_training(training)
         return self._compute(inputs, mask, self.calls_take_any_size)
 
+    def _computed_before(self, inputs: Nested, mask: Nested, any_size: bool) -> Nested:
+        """What a call returns that looks like one before; None where it has to be checked, as one of another form."""
+        seen = self._known_inputs and self._known_inputs.look_at(inputs, mask, any_size)
+        return self._prepared.results(*seen) if seen else None
+
     def _compute(self, inputs: Nested, mask: Nested, any_size: bool) -> Nested:
         self._build_for_call(inputs)
-        arrays = self._flat_inputs(inputs, any_size)
+        arrays = self._signature.checked(inputs, any_size)
         self._check_batch(arrays)
-        return self._run(arrays, mask)
+        return self._run_and_prepare(inputs, mask, arrays)
+
+    def _run_and_prepare(
+        self, inputs: Nested, mask: Nested, arrays: list[np.ndarray | None]
+    ) -> Nested:
+        prepared = self._prepared  # before: where weights change meanwhile, nobody will look there
+        masks = self._signature.checked_masks(mask, arrays)
+        results = self._run(arrays, masks)
+        self._prepare_like(inputs, mask, arrays, masks, prepared)
+        return results
 
     def _build_for_call(self, inputs: Nested) -> None:
         """Build a model whose input shape is known only now."""
 
-    def _run(self, arrays: list[np.ndarray | None], mask: Nested = None) -> Nested:
-        given = [None] * len(arrays) if mask is None else self._flat(mask, "masks")
-        masks = [
-            None
-            if one is None or array is None
-            else to_mask(one, array.shape[:2], f"model {self.name!r}")
-            for one, array in zip(given, arrays, strict=True)
-        ]
-        masked = tuple(one is not None for one in masks)
+    def _run(
+        self, arrays: list[np.ndarray | None], masks: list[np.ndarray | None] | None = None
+    ) -> Nested:
+        masks = [None] * len(arrays) if masks is None else masks
         with self._naming_inputs(arrays):
-            executable, structure = self._executable(masked, self._other_shapes(arrays))
+            executable, structure = self._executable(
+                _not_none(masks), self._signature.other_shapes(arrays)
+            )
             results = executable([one for one in (*arrays, *masks) if one is not None])
         return unflatten(structure, results)
+
+    def _prepare_like(
+        self,
+        inputs: Nested,
+        mask: Nested,
+        arrays: list[np.ndarray | None],
+        masks: list[np.ndarray | None],
+        prepared: PreparedCalls,
+    ) -> None:
+        """Keep what the next call needs that looks like this one, which has been computed."""
+        form = _not_none(masks), self._signature.other_shapes(arrays)
+        executable, structure = self._executable(*form)
+        signature = self._signature
+        seen = signature.look_at(inputs, mask, any_size=True)
+        halves = any(layer.input_dtype in HALVES for layer in signature.layers)
+        if executable.plan.program is None or seen is None or halves:
+            return
+        look, leaves = seen
+        if prepared.has(look, form):
+            return
+        declared = [layer.batch_shape for layer in signature.layers]
+        shapes = [shape for shape in form[1] or declared if shape is not None]
+        present = _not_none(arrays)
+        run = executable.run_directly(
+            [*shapes, *((None, None) for one in masks if one is not None)],
+            signature.dtypes(present, form[0]),
+        )
+        if run is None:
+            return
+        run = returning(run, structure)
+        taken = signature.prepared(present, form[0])
+        call = PreparedCall(form, run, taken)
+        found = call.converted(leaves)
+        checked = [one for one in (*arrays, *masks) if one is not None]
+        # Lists may be arrays, or hold one: what is taken has to be what was checked.
+        if found is None or [one.shape for one in found] != [one.shape for one in checked]:
+            return
+        prepared.add(look, call)
+        if form[1] is None:  # of the declared sizes, as any call may be
+            prepared.add((False, *look[1:]), call)
+        if form == ((False,) * len(arrays), None):
+            empty = len(shapes) == 1 and executable.takes_empty(shapes[0])
+            as_given = refusing_empty(run) if empty else signature.taking_apart(run)
+            prepared.shortest = PreparedCall(form, as_given, taken)
 
     @contextlib.contextmanager
     def _naming_inputs(self, arrays: list[np.ndarray | None]) -> Iterator[None]:
@@ -396,7 +395,9 @@ class Model(Layer):
         try:
             yield
         except ValueError as error:
-            if self._other_shapes(arrays) is None or any(array is None for array in arrays):
+            if self._signature.other_shapes(arrays) is None or any(
+                array is None for array in arrays
+            ):
                 raise
             declared = ", ".join(str(layer.batch_shape) for layer in self._inputs)
             given = ", ".join(str(array.shape) for array in arrays if array is not None)
@@ -405,27 +406,11 @@ class Model(Layer):
                 f"got {given}: {error}"
             ) from error
 
-    def _other_shapes(self, arrays: list[np.ndarray | None]) -> tuple[Shape | None, ...] | None:
-        """The inputs' shapes, with None for what is not declared so, and for one not given; None if all is."""
-        pairs = list(zip(arrays, self._inputs, strict=True))
-        if all(
-            array is not None and fits(array.shape[1:], layer.batch_shape[1:])
-            for array, layer in pairs
-        ):
-            return None
-        return tuple(
-            None
-            if array is None
-            else tuple(
-                declared if size == declared else None
-                for size, declared in zip(array.shape, layer.batch_shape, strict=True)
-            )
-            for array, layer in pairs
-        )
-
     def _run_on_nothing(self, arrays: list[np.ndarray | None]) -> Nested:
         """The empty outputs for empty inputs of a stateful model, whose batch size only full inputs can have."""
-        executable, structure = self._executable((False,) * len(arrays), self._other_shapes(arrays))
+        executable, structure = self._executable(
+            (False,) * len(arrays), self._signature.other_shapes(arrays)
+        )
         batch = self._inputs[0].batch_shape[0]
         given = [array for array in arrays if array is not None]
         blanks = [np.zeros((batch, *array.shape[1:]), array.dtype) for array in given]
@@ -455,11 +440,17 @@ class Model(Layer):
             As for calling the model; also if the rows are no multiple of a stateful model's batch size, or of that of
             a constant in the model.
         """
-        self._build_for_call(x)
-        arrays = self._flat_inputs(x, any_size=True)
-        rows = next(len(array) for array in arrays if array is not None)
         if batch_size is not None:
             positive_integer(batch_size, "batch_size")
+        if not verbose:
+            results = self._prepared.shortest.run(x)
+            if results is None:
+                results = self._computed_before(x, None, any_size=True)
+            if results is not None:
+                return results
+        self._build_for_call(x)
+        arrays = self._signature.checked(x, any_size=True)
+        rows = next(len(array) for array in arrays if array is not None)
         batch = self._inputs[0].batch_shape[0]
         if self.stateful and batch is not None:
             group = batch
@@ -470,14 +461,14 @@ class Model(Layer):
                 )
         else:
             with self._naming_inputs(arrays):
-                shapes = self._other_shapes(arrays)
+                shapes = self._signature.other_shapes(arrays)
                 plan = self._executable((False,) * len(arrays), shapes)[0].plan
             several = rows if plan.program is not None else ROWS_BETWEEN_NUMPY_STEPS
             group = plan.rows or several
         if self.stateful and rows == 0:
             outputs = self._run_on_nothing(arrays)
         elif rows <= group:
-            outputs = self._run(arrays)
+            outputs = self._run_and_prepare(x, None, arrays)
         else:
             parts = [
                 self._run([None if a is None else a[start : start + group] for a in arrays])
@@ -491,7 +482,10 @@ class Model(Layer):
 
     def predict_on_batch(self, x: Nested) -> Nested:
         """Compute the model for one batch, of any sizes that `predict` takes."""
-        return self._compute(x, None, any_size=True)
+        results = self._prepared.shortest.run(x)
+        if results is None:
+            results = self._computed_before(x, None, any_size=True)
+        return self._compute(x, None, any_size=True) if results is None else results
 
     def compile(self, *args: object, **kwargs: object) -> None:
         """Do nothing, for code written for Keras: loss, optimizer and metrics have no part in inference."""
@@ -706,6 +700,7 @@ class Sequential(Model):
             if input_shape is None:
                 raise ValueError(f"model {self.name!r}: expected an input shape to build it for")
             self._input = InputLayer(batch_shape=input_shape)
+            self._known_inputs = None
         unbuilt = [layer for layer in self._layers if not layer.built]
         builder = Builder()
         try:
@@ -949,38 +944,8 @@ def _without_list_of_one(structure: Nested) -> Nested:
     return structure[0] if is_list_of_one else structure
 
 
-def _in_structure(given: Nested, structure: Nested) -> list[Any] | None:
-    """What `given` holds for each leaf of `structure`, in the order of `flatten`, or None if it is built otherwise."""
-    if isinstance(structure, dict):
-        if not (isinstance(given, dict) and set(given) >= set(structure)):
-            return None
-        pairs = [(given[key], structure[key]) for key in sorted(structure)]
-    elif isinstance(structure, (list, tuple)):
-        if not (isinstance(given, (list, tuple)) and len(given) == len(structure)):
-            return None
-        pairs = list(zip(given, structure, strict=True))
-    else:
-        return None if isinstance(given, dict) else [given]
-    parts = [_in_structure(one, part) for one, part in pairs]
-    if any(part is None for part in parts):
-        return None
-    return [leaf for part in parts if part is not None for leaf in part]
-
-
-def _leaves(structure: Nested) -> list[Any]:
-    """What nested lists, tuples and dicts hold, in the order of `flatten`; numbers in lists are one array."""
-    if not isinstance(structure, (list, tuple, dict)) or is_array_like(structure):
-        return [structure]
-    parts = (
-        [structure[key] for key in sorted(structure)] if isinstance(structure, dict) else structure
-    )
-    return [leaf for part in parts for leaf in _leaves(part)]
-
-
-def _only_leaf(structure: Nested) -> Any:
-    """`structure`, or the one thing in it however deep."""
-    leaves = _leaves(structure)
-    return leaves[0] if len(leaves) == 1 else structure
+def _not_none(things: Sequence[object]) -> tuple[bool, ...]:
+    return tuple([one is not None for one in things])
 
 
 def layer_from_spec(spec: LayerSpec) -> Layer:

@@ -17,7 +17,7 @@ from fastrnn import _core, activations, reference
 from fastrnn._dispatch import build_for
 from fastrnn._nested import flatten, map_structure
 from fastrnn._types import ActivationFunction, Nested, Shape
-from fastrnn.dtypes import as_dtype, is_floating
+from fastrnn.dtypes import is_floating, is_half
 
 
 def _kernel_name(activation: ActivationFunction) -> str | None:
@@ -857,11 +857,15 @@ def _clash(steps: Sequence[Step], step: Step) -> bool:
     return bool(own & numbers or (set(step.sources) - own) & indices)
 
 
+def index_dtype(dtype: np.dtype) -> np.dtype:
+    """Return the dtype in which the core takes indices that come in this one."""
+    known = dtype.kind in "if" and dtype.itemsize in (4, 8)
+    return dtype.newbyteorder("=") if known else np.dtype(np.int64)
+
+
 def _whole_numbers(array: np.ndarray) -> np.ndarray:
     """`array` in the form in which the core takes indices."""
-    known = array.dtype.kind in "if" and array.dtype.itemsize in (4, 8)
-    dtype = array.dtype.newbyteorder("=") if known else np.dtype(np.int64)
-    return np.ascontiguousarray(array, dtype)
+    return np.ascontiguousarray(array, index_dtype(array.dtype))
 
 
 @dataclass(frozen=True)
@@ -916,7 +920,11 @@ class Executable:
         self._n_outputs = len(outputs)
         before = [buffer for buffers, _ in builder.states.values() for buffer in buffers]
         after = [value.buffer for _, values in builder.states.values() for value in values]
-        self.plan = builder.plan([*inputs, *before], [*(value.buffer for value in outputs), *after])
+        wanted = [*(value.buffer for value in outputs), *after]
+        different = list(dict.fromkeys(wanted))
+        # A state that is returned and kept, or an output that is given twice, is computed once.
+        self._places = [different.index(buffer) for buffer in wanted]
+        self.plan = builder.plan([*inputs, *before], different)
         made = {(target, step.dtype) for step in self.plan.steps for target in step.targets}
         self._casts = [
             None if (value.buffer, value.dtype) in made else value.dtype for value in outputs
@@ -927,18 +935,33 @@ class Executable:
         self, arrays: Sequence[np.ndarray], compiled: bool = True, keep_states: bool = True
     ) -> list[np.ndarray]:
         """Run the plan on the caller's arrays, a list; returns the list of its outputs. Errors leave states alone."""
-        states = [state for layer in self._reads_states for state in layer.flat_states]
-        results = self.plan.run([*arrays, *states], compiled)
-        after = iter(results[self._n_outputs :])
-        for layer in self._stateful if keep_states else []:
-            layer.flat_states = [next(after) for _ in layer.flat_states]
+        results = self.plan.run([*arrays, *self._states()], compiled)
+        return self._shared_out(results, keep_states)
+
+    def _states(self) -> list[np.ndarray]:
+        return [state for layer in self._reads_states for state in layer.flat_states]
+
+    def _shared_out(
+        self, results: Sequence[np.ndarray], keep_states: bool = True
+    ) -> list[np.ndarray]:
+        """What the caller gets of a plan's results; the stateful layers keep the rest."""
+        if len(results) < len(self._places):
+            first = {place: number for number, place in reversed([*enumerate(self._places)])}
+            results = [
+                results[place] if first[place] == number else results[place].copy()
+                for number, place in enumerate(self._places)
+            ]
+        if keep_states and self._stateful:
+            after = iter(results[self._n_outputs :])
+            for layer in self._stateful:
+                layer.flat_states = [next(after) for _ in layer.flat_states]
         outputs = results[: self._n_outputs]
         if not self._casts_any:
-            return outputs
+            return list(outputs)
         return [converted(array, dtype) for array, dtype in zip(outputs, self._casts, strict=True)]
 
     def run_directly(
-        self, shapes: Sequence[Shape], dtype: DTypeLike
+        self, shapes: Sequence[Shape], dtypes: Sequence[np.dtype | None]
     ) -> Callable[[Any], Any] | None:
         """Return the core's own function from the inputs to the outputs, each an array or a tuple of several, or None.
 
@@ -946,27 +969,58 @@ class Executable:
         ----------
         shapes : list of tuple
             The inputs', None for an unknown size. The function returns None for arrays that are not of its form.
-        dtype : str
-            What the first input is converted to first; the function takes the core's own dtype only.
+        dtypes : list of dtype or None
+            What the inputs are converted to first, None for masks; the function takes the core's own dtype only, and
+            whole numbers as such where the steps look something up.
         """
-        if self.plan.program is None or self._stateful:
+        program = self.plan.program
+        if program is None:
             return None
-        indices = any(step.indices for step in self.plan.steps)
-        if not indices and self.plan.steps[0].dtype != as_dtype(dtype):
-            return None
-        self.plan.program.expect(shapes, whole=indices and not is_floating(as_dtype(dtype)))
-        run: Callable[[Any], Any] = self.plan.program.run
-        if not self._casts_any:
+        indices = {number for step in self.plan.steps for number in step.indices}
+        whole = False
+        for number, dtype in zip(self.plan.inputs, dtypes, strict=False):
+            if dtype is None:
+                continue
+            if number in indices and not is_half(dtype):
+                whole = whole or not is_floating(dtype)
+            elif dtype != self.plan.steps[0].dtype:
+                return None
+        program.expect([*shapes, *((None,) * state.ndim for state in self._states())], whole)
+        run: Callable[[Any], Any] = program.run
+        if not (self._stateful or self._casts_any or len(self._places) > len(self.plan.outputs)):
             return run
-        casts = self._casts
 
-        def run_and_cast(inputs: Any) -> Any:
-            outputs = run(inputs)
-            if isinstance(outputs, tuple):
-                return tuple(map(converted, outputs, casts))
-            return None if outputs is None else converted(outputs, casts[0])
+        unread = [layer for layer in self._stateful if layer not in self._reads_states]
 
-        return run_and_cast
+        def run_and_share_out(arrays: Any) -> Any:
+            if self._stateful:
+                given = arrays if isinstance(arrays, tuple) else (arrays,)
+                if unread and any(len(given[0]) != len(layer.flat_states[0]) for layer in unread):
+                    return None  # states that are read tell the core as much
+                arrays = (*given, *self._states())
+            results = run(arrays)
+            if results is None:
+                return None
+            outputs = self._shared_out(results if isinstance(results, tuple) else (results,))
+            return outputs[0] if self._n_outputs == 1 else tuple(outputs)
+
+        return run_and_share_out
+
+    def takes_empty(self, shape: Shape) -> bool:
+        """Return whether the core takes the one input with size 0 along an axis whose size `shape` leaves open."""
+        program = self.plan.program
+        assert program is not None
+        sizes = [1 if size is None else size for size in shape[1:]]
+        unknown = [axis for axis, size in enumerate(shape[1:]) if size is None]
+        indices = {number for step in self.plan.steps for number in step.indices}
+        dtype = np.dtype(np.int32) if self.plan.inputs[0] in indices else self.plan.steps[0].dtype
+        states = [state[:0] for state in self._states()]
+        for axes in [unknown, *([axis] for axis in unknown)]:
+            trial = [0 if axis in axes else size for axis, size in enumerate(sizes)]
+            x = np.zeros((0, *trial), dtype)  # no rows, so that nothing is computed
+            if unknown and program.run((x, *states)) is not None:
+                return True
+        return False
 
 
 def converted(array: np.ndarray, dtype: np.dtype | None) -> np.ndarray:

@@ -20,10 +20,12 @@ from fastrnn._nested import flatten, map_structure, unflatten
 from fastrnn._types import Nested
 from fastrnn.dtypes import HALVES, as_dtype, is_floating, rounded
 from fastrnn.errors import NotStreamableError
-from fastrnn.layers.base import Layer, to_numeric
+from fastrnn.layers.arguments import to_numeric
+from fastrnn.layers.base import Layer
 from fastrnn.layers.core import InputLayer, positive_integer
 from fastrnn.layers.operations import Operation
 from fastrnn.layers.rnn import RNN
+from fastrnn.model_inputs import fitted
 from fastrnn.plan import Builder, Plan, StreamBuilder, StreamValue, Value, converted
 from fastrnn.snapshots import pack, unpack
 
@@ -206,7 +208,7 @@ class _Writer:
         x = named.pop(model.call_arguments[0])
         if named:
             raise _refusal(model, f"its call has the arguments {', '.join(named)}")
-        values = zip(model._flat(x), model._inputs, strict=True)
+        values = zip(model._signature.flat(x), model._inputs, strict=True)
         typed = [replace(value, dtype=as_dtype(layer.input_dtype)) for value, layer in values]
         self.builder.path.append(model.name)
         outputs = model._lower_graph(self.builder, typed, lower_call=self._lower_call)
@@ -572,9 +574,7 @@ class Steps:
 
     def start_arrays(self, start: Mapping[str, ArrayLike] | None) -> list[np.ndarray]:
         """What is given at the start as arrays in the inputs' dtypes."""
-        return [
-            self.model._fit((start or {})[layer.name], layer, False) for layer in self.start_inputs
-        ]
+        return [fitted((start or {})[layer.name], layer, False) for layer in self.start_inputs]
 
 
 def _described(x: object) -> str:

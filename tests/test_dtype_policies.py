@@ -223,14 +223,14 @@ def test_what_is_computed_is_float32(policy, rng):
     half.set_weights(whole.get_weights())
     whole.set_weights(half.get_weights())
     np.testing.assert_array_equal(half(x), whole(x).astype(HALVES[half_of(policy)]))
-    assert half._run_directly is not None
+    assert half._prepared.shortest.run(x) is not None
 
 
 def test_nothing_is_cast_in_float32_models():
     model = sequential(layers, fastrnn, "float32")
     model(np.zeros((1, 4, 3), np.float32))
     executable, _ = model._executable((False,))
-    assert model._run_directly == executable.plan.program.run
+    assert model._prepared.shortest.run == executable.plan.program.run
 
 
 @pytest.mark.parametrize("policy", POLICIES)

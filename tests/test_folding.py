@@ -299,7 +299,7 @@ def test_models_become_one_program(name, steps, rng):
     executable, _ = model._executable((False,))
     assert executable.plan.program is not None
     assert len(executable.plan.steps) == steps
-    assert model._run_directly(x.astype("i4" if tokens else "f4")) is not None
+    assert model._prepared.shortest.run(x.astype("i4" if tokens else "f4")) is not None
     builder = plan.Builder()
     values = model._input_values(builder)
     output = model._lower_graph(builder, values)

@@ -125,7 +125,7 @@ def test_a_call_that_reaches_the_core_directly_is_checked_as_others_are(name, rn
     for other in altered(x[0] if isinstance(x, list) else x):
         given = [other, *x[1:]] if isinstance(x, list) else other
         assert_same_outcome(outcome(layer, given, *others), outcome(twin, given, *others))
-        assert not twin._direct_runs
+        assert not twin._prepared.direct
 
 
 def test_the_readme_lists_the_layers_as_the_code_has_them():
@@ -182,7 +182,7 @@ def test_masks_and_states_that_reach_the_core_directly(name, return_state, rng, 
     ]
     for others in ({}, {"mask": MASKS[0]}, {"initial_state": states}, both):
         layer(x, **others)
-    assert len(layer._direct_runs) == 4
+    assert len(layer._prepared.direct) == 4
     monkeypatch.setattr(Executable, "run_directly", lambda *_: None)
     for others in [{}, *given]:
         assert_same_outcome(outcome(layer, x, **others), outcome(twin, x, **others))

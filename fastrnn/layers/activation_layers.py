@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 
 from fastrnn import activations, initializers, plan
 from fastrnn._types import ActivationFunction, InitializerLike, Shape
+from fastrnn.layers.arguments import to_numeric
 from fastrnn.layers.array import ArrayLayer
-from fastrnn.layers.base import to_numeric
 from fastrnn.layers.common import MaskReadingLayer, across_axes
 
 

@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike
 from fastrnn import activations, initializers, plan
 from fastrnn._types import InitializerLike, Nested, Shape
 from fastrnn.errors import NotStreamableError
-from fastrnn.layers.base import Layer, fits, to_mask, to_numeric
+from fastrnn.layers.arguments import fits, to_mask, to_numeric
+from fastrnn.layers.base import Layer
 from fastrnn.layers.core import positive_integer
 from fastrnn.layers.einsum_dense import EinsumDense
-from fastrnn.symbolic import holds_tensors, record
 
 _MASKED_LESS = 1e9
 """What the scores of masked keys are lower by, in Keras's Attention and in its Softmax."""
@@ -136,35 +136,25 @@ class Attention(Layer):
         -------
         ndarray, or tuple of two ndarray
         """
-        if holds_tensors(inputs, mask):
-            return record(
-                self,
-                (inputs,),
-                {
-                    "mask": mask,
-                    "training": training,
-                    "return_attention_scores": return_attention_scores,
-                    "use_causal_mask": use_causal_mask,
-                },
-            )
-        self._refuse_training(training)
-        what = f"layer {self.name!r}"
+        flags = {
+            "training": training,
+            "return_attention_scores": return_attention_scores,
+            "use_causal_mask": use_causal_mask,
+        }
+        return self._call((inputs,), {"mask": mask, **flags})
+
+    def _checked(self, given: dict[str, Nested]) -> dict[str, Nested]:
+        what, inputs = f"layer {self.name!r}", given["inputs"]
         if not isinstance(inputs, (list, tuple)):
             raise ValueError(f"{what}: expected a list of inputs; got {type(inputs).__name__}")
         arrays = [to_numeric(x, what) for x in inputs]
         self._check_input([x.shape for x in arrays])
-        masks = [*(mask or []), None, None, None][: len(arrays)]
-        given = [
+        masks = [*(given.get("mask") or []), None, None, None][: len(arrays)]
+        checked = [
             None if one is None else to_mask(one, x.shape[:-1], what)
             for one, x in zip(masks, arrays, strict=True)
         ]
-        self._build_for(arrays)
-        return self._execute(
-            arrays,
-            given,
-            return_attention_scores=return_attention_scores,
-            use_causal_mask=use_causal_mask,
-        )
+        return {**given, "inputs": arrays, "mask": checked}
 
     def lower_call(
         self, builder: plan.Builder, args: Sequence[Nested], kwargs: dict[str, Nested]
@@ -525,44 +515,40 @@ class MultiHeadAttention(Layer):
         -------
         ndarray, or tuple of two ndarray
         """
-        what = f"layer {self.name!r}"
-        given = {"query": query, "value": value, "key": key}
-        given_masks = {
+        tensors = {"value": value, "key": key}
+        masks = {
             "query_mask": query_mask,
             "value_mask": value_mask,
             "key_mask": key_mask,
             "attention_mask": attention_mask,
         }
-        if holds_tensors(given, given_masks):
-            return record(
-                self,
-                (given.pop("query"),),
-                {
-                    **given,
-                    **given_masks,
-                    "return_attention_scores": return_attention_scores,
-                    "training": training,
-                    "use_causal_mask": use_causal_mask,
-                },
-            )
+        flags = {
+            "return_attention_scores": return_attention_scores,
+            "training": training,
+            "use_causal_mask": use_causal_mask,
+        }
+        return self._call((query,), {**tensors, **masks, **flags})
+
+    def _checked(self, given: dict[str, Nested]) -> dict[str, Nested]:
+        what, names = f"layer {self.name!r}", ("query", "value", "key")
         arrays = {
-            name: to_numeric(array, what) for name, array in given.items() if array is not None
+            name: to_numeric(given[name], what) for name in names if given.get(name) is not None
         }
         self._check_inputs([array.shape for array in arrays.values()])
-        masks = {"query": query_mask, "value": value_mask, "key": key_mask}
-        for name, mask in masks.items():
+        checked = {**given, **arrays}
+        for name in names:
+            mask = checked.pop(f"{name}_mask", None)
             if mask is not None and name in arrays:
-                arrays[f"{name}_mask"] = to_mask(mask, arrays[name].shape[:-1], what)
-        if attention_mask is not None:
-            mask = np.asarray(to_numeric(attention_mask, what), np.bool_)
-            arrays["attention_mask"] = mask
-        return self._execute(
-            arrays.pop("query"),
-            **arrays,
-            return_attention_scores=return_attention_scores,
-            training=training,
-            use_causal_mask=use_causal_mask,
-        )
+                checked[f"{name}_mask"] = to_mask(mask, arrays[name].shape[:-1], what)
+        if "attention_mask" in given:
+            mask = to_numeric(given["attention_mask"], what)
+            checked["attention_mask"] = np.asarray(mask, np.bool_)
+        return checked
+
+    def _build_for(self, arguments: dict[str, Nested]) -> None:
+        if not self.built:
+            names = [name for name in ("query", "value", "key") if arguments.get(name) is not None]
+            self.build([arguments[name].shape for name in names])
 
     def lower_call(
         self, builder: plan.Builder, args: Sequence[Nested], kwargs: dict[str, Nested]

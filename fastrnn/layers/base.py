@@ -24,11 +24,36 @@ from fastrnn.dtypes import (
     narrow_precision,
     policy,
     rounded,
-    widened,
 )
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.layers import own_call
-from fastrnn.plan import Builder, Constant, Executable, StreamBuilder, Value, values_in
+from fastrnn.layers.arguments import (
+    arrays_in,
+    form_of,
+    is_array,
+    is_array_like,
+    leaves_of,
+    look_at,
+    to_mask,
+    to_numeric,
+)
+from fastrnn.layers.calls import (
+    PreparedCall,
+    PreparedCalls,
+    PreparedInput,
+    integers_of,
+    masks_by,
+    returning,
+)
+from fastrnn.plan import (
+    Builder,
+    Constant,
+    Executable,
+    StreamBuilder,
+    Value,
+    index_dtype,
+    values_in,
+)
 from fastrnn.symbolic import holds_tensors, record
 
 if TYPE_CHECKING:
@@ -61,47 +86,6 @@ def weights_come_later() -> Iterator[None]:
         yield
     finally:
         _initializing.reset(token)
-
-
-def to_numeric(x: ArrayLike, what: str) -> np.ndarray:
-    """Return `x` as an array of numbers.
-
-    Raises
-    ------
-    TypeError
-        If it is something else: strings, objects, complex numbers.
-    """
-    array = np.asarray(x)
-    if array.dtype.kind == "V":
-        array = widened(array)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{what}: expected an array of real numbers; got dtype {array.dtype}")
-    return array
-
-
-def fits(shape: Shape, expected: Shape) -> bool:
-    """Return whether two shapes can be one: as many axes, and one size along each of which both are known."""
-    return len(shape) == len(expected) and all(
-        size == other or None in (size, other) for size, other in zip(shape, expected, strict=True)
-    )
-
-
-def to_mask(mask: ArrayLike, batch_and_time: tuple[int, ...], what: str) -> np.ndarray:
-    """Return a mask (batch, time) or (batch, time, 1), of booleans or 0 and 1, as booleans (batch, time).
-
-    Raises
-    ------
-    ValueError
-        If its shape is another one.
-    """
-    array = to_numeric(mask, f"{what}: mask")
-    if array.shape == (*batch_and_time, 1):
-        array = array[..., 0]
-    if array.shape != tuple(batch_and_time):
-        raise ValueError(
-            f"{what}: expected a mask of shape {tuple(batch_and_time)}; got {np.shape(mask)}"
-        )
-    return np.ascontiguousarray(array, np.bool_)
 
 
 def serialize(layer: Any) -> Config:
@@ -163,10 +147,7 @@ _SERIALIZERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-_DirectCall = tuple[type, int | None, bool, bool]
-"""Of a call that the core may take as it comes: whose it is, x.ndim, whether there are a mask and initial states."""
-
-_NOT_HELD = ("_direct_runs", "_executables", "_users", "_weights")
+_NOT_HELD = ("_executables", "_prepared", "_users", "_weights")
 """Attributes of a layer that hold neither layers inside it nor weights under another name."""
 
 
@@ -258,7 +239,7 @@ class Layer:
         self._not_trainable: set[str] = set()
         self._rounded_to: dict[str, str] = {}
         self._executables: dict[Hashable, tuple[Executable, Nested]] = {}
-        self._direct_runs: dict[_DirectCall, Callable[[tuple[Any, ...]], Any]] = {}
+        self._prepared = PreparedCalls()
         self._users: list[Layer] = []
 
     @property
@@ -488,13 +469,13 @@ class Layer:
 
     def _forget_plans(self) -> None:
         """Drop the plans made from the weights, here and in the layers and models that hold this one."""
-        self._executables, self._direct_runs = {}, {}
+        self._executables, self._prepared = {}, PreparedCalls()
         for user in self._users:
             user._forget_plans()
 
     def __getstate__(self) -> dict[str, Any]:
         # Plans hold what is compiled, and are made anew.
-        return {**self.__dict__, "_executables": {}, "_direct_runs": {}}
+        return {**self.__dict__, "_executables": {}, "_prepared": PreparedCalls()}
 
     # -- configs ----------------------------------------------------------------------------------------------------
 
@@ -761,29 +742,85 @@ class Layer:
         """
         if len(args) == 1 and not kwargs:
             (x,) = args
-            run = self._direct_runs.get((type(self), getattr(x, "ndim", None), False, False))
-            if run is not None:
-                results = run(tuple(x) if isinstance(x, (list, tuple)) else (x,))
-                if results is not None:
-                    return results
-        if holds_tensors(args, kwargs):
-            return record(self, args, kwargs)
-        given = self._named(args, kwargs)
-        self._refuse_training(bool(given.pop("training", False)))
-        what = f"layer {self.name!r}"
-        x = self._to_arrays(given.pop(self.call_arguments[0]))
-        mask = given.pop("mask", None)
-        if mask is not None:
-            masks, arrays = flatten(mask) if self.takes_several else [mask], flatten(x)
+            if isinstance(x, np.ndarray):
+                call = self._prepared.direct.get((type(self), x.ndim))
+                if call is not None:
+                    results = call.run(x)
+                    if results is None:
+                        results = call.of_one(x)
+                    if results is not None:
+                        return results
+            elif isinstance(x, (list, tuple)):
+                call = self._prepared.direct.get((type(self), None))
+                if call is not None:
+                    results = call.run(tuple(x))
+                    if results is not None:
+                        return results
+        return self._call(args, kwargs)
+
+    # From here every call goes one way to its plan. A subclass with a signature of its own says in `_checked` what its
+    # arguments have to be, and nothing else of it.
+
+    def _call(self, args: Sequence[Nested], kwargs: dict[str, Nested]) -> Nested:
+        """Compute a call, or record it, from the arguments as the caller gave them."""
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        if not self._prepared.is_empty:
+            look, leaves = look_at(args, kwargs)
+            results = self._prepared.results((type(self), look), leaves)
+            if results is not None:
+                return results
+        if holds_tensors(*args, *kwargs.values()):
+            return self._record(args, kwargs)
+        given = dict(zip(self.call_arguments, args, strict=False)) | kwargs
+        if type(self).__call__ is Layer.__call__:  # otherwise Python has seen to their names
+            given = self._named(args, kwargs)
+        training = bool(given.pop("training", False))
+        self._refuse_training(training)
+        arguments = self._checked(given)
+        self._build_for(arguments)
+        # Where weights change meanwhile, what is made of the old ones is kept where nobody will look.
+        executables, prepared = self._executables, self._prepared
+        form = self._form_of(arguments)
+        made = executables.get(form)
+        if made is None:
+            made = executables[form] = self._compile(arguments)
+        executable, structure = made
+        arrays = leaves_of(list(arguments.values()))
+        results = unflatten(structure, executable(arrays))
+        if executable.plan.program is not None and not training:
+            look, leaves = look_at(args, kwargs)
+            if not prepared.has((type(self), look), form):
+                call = self._prepare(form, arguments, executable, structure)
+                # Names may come in another order, and lists be arrays: what is taken has to be what was checked.
+                if call is not None and _shapes(call.converted(leaves)) == _shapes(arrays):
+                    prepared.add((type(self), look), call)
+                    if call.as_they_come:
+                        prepared.direct[self._direct_key(arguments)] = call
+        return results
+
+    def _record(self, args: Sequence[Nested], kwargs: dict[str, Nested]) -> Nested:
+        """Record a call on symbolic tensors."""
+        return record(self, args, kwargs)
+
+    def _checked(self, given: dict[str, Nested]) -> dict[str, Nested]:
+        """The arguments of a call as arrays and constants, in their order; an error if one is not what it has to be."""
+        first = self.call_arguments[0]
+        x = self._to_arrays(given[first])
+        checked = {**given, first: x}
+        if "mask" in given:
+            arrays = flatten(x)
+            masks = flatten(given["mask"]) if self.takes_several else [given["mask"]]
             if len(masks) != len(arrays):
-                raise ValueError(f"{what}: expected {len(arrays)} masks; got {len(masks)}")
-            mask = [
+                raise ValueError(
+                    f"layer {self.name!r}: expected {len(arrays)} masks; got {len(masks)}"
+                )
+            checked["mask"] = [
                 None if one is None else self._to_mask(one, array.shape)
                 for one, array in zip(masks, arrays, strict=True)
             ]
         self._check_input(map_structure(np.shape, x))
-        self._build_for(x)
-        return self._execute(x, mask, **{name: _arrays_in(value) for name, value in given.items()})
+        others = [name for name in given if name not in (first, "mask")]
+        return {**checked, **{name: arrays_in(given[name]) for name in others}}
 
     def _to_arrays(self, x: Nested) -> Nested:
         """The first argument of a call as an array, or as arrays in its structure where the layer takes several."""
@@ -802,60 +839,79 @@ class Layer:
         """A call's mask as booleans, for an input of `shape`; ValueError if the layer takes no mask of its shape."""
         return to_mask(mask, shape[:2], f"layer {self.name!r}")
 
-    def _build_for(self, x: Nested) -> None:
+    def _build_for(self, arguments: dict[str, Nested]) -> None:
+        """Build the layer for a call's arguments, if it is not built yet."""
         if not self.built:
-            self.build(map_structure(np.shape, x))
-
-    def _execute(self, x: Nested, mask: Nested = None, **arguments: Nested) -> Nested:
-        """Run the layer's plan for this form of call, made when the form is met first.
-
-        Parameters
-        ----------
-        x : ndarray or list of ndarray
-        mask : ndarray, or list of ndarray and None, optional
-        **arguments : optional
-            The call's other arguments: arrays and constants in any nesting.
-
-        Returns
-        -------
-        ndarray or tuple of ndarray
-        """
-        given = {self.call_arguments[0]: x, "mask": mask, **arguments}
-        form = self._form_of(given)
-        made = self._executables.get(form)
-        if made is None:
-            made = self._executables[form] = self._compile(given)
-        run, structure = made
-        results = run([leaf for leaf in flatten(list(given.values())) if _is_array(leaf)])
-        outputs = unflatten(structure, results)
-        return tuple(outputs) if isinstance(outputs, list) else outputs
+            self.build(map_structure(np.shape, arguments[self.call_arguments[0]]))
 
     def _form_of(self, given: dict[str, Nested]) -> Hashable:
         """What the calls that one plan can serve have in common."""
-        return type(self), _form(given)
+        return type(self), form_of(given)
 
     def _compile(self, given: dict[str, Nested]) -> tuple[Executable, Nested]:
         """What runs calls of the form of this one, and the structure of what they return."""
         builder = Builder(precision=self._precision)
         values = map_structure(
-            lambda leaf: self._value_for(builder, leaf) if _is_array(leaf) else leaf, given
+            lambda leaf: self._value_for(builder, leaf) if is_array(leaf) else leaf, given
         )
         outputs = self.lower_call(builder, [], values)
         inputs = values_in(list(values.values()))
         executable = Executable(builder, [value.buffer for value in inputs], flatten(outputs))
-        first, *others = (name for name, value in given.items() if value is not None)
-        if {"mask", "initial_state"}.issuperset(others):
-            x = given[first]
-            shapes: list[Shape] = [(None,) * len(value.shape) for value in inputs]
-            if _is_array(x):
-                shapes[0] = self._shape_of_inputs(x.ndim)
-            run = executable.run_directly(shapes, inputs[0].dtype or self.compute_dtype)
-            if run is not None:
-                with_mask, with_states = "mask" in others, "initial_state" in others
-                self._direct_runs[type(self), getattr(x, "ndim", None), with_mask, with_states] = (
-                    run
-                )
-        return executable, map_structure(lambda _: None, outputs)
+        structure = self._returned(map_structure(lambda _: None, outputs))
+        return executable, structure
+
+    def _returned(self, outputs: Nested) -> Nested:
+        """What a call returns of what `lower` does."""
+        return tuple(outputs) if isinstance(outputs, list) else outputs
+
+    def _prepare(
+        self,
+        form: Hashable,
+        arguments: dict[str, Nested],
+        executable: Executable,
+        structure: Nested,
+    ) -> PreparedCall | None:
+        """A call of this form for the next time, None if it has to go the whole way every time."""
+        x = arguments[self.call_arguments[0]]
+        inputs = [(name, array) for name, one in arguments.items() for array in leaves_of(one)]
+        masked = any(_is_mask(name) for name, _ in inputs)
+        if masked and not is_array(x):
+            return None
+        shapes = [
+            self._shape_of_inputs(array.ndim) if array is x else (None,) * array.ndim
+            for _, array in inputs
+        ]
+        known = [
+            None
+            if _is_mask(name)
+            else self.compute_dtype
+            if array.dtype.kind == "f"
+            else array.dtype
+            for name, array in inputs
+        ]
+        dtypes = known
+        run = executable.run_directly(shapes, dtypes)
+        if run is None:  # unless integers become what the layer computes in
+            dtypes = [dtype and self.compute_dtype for dtype in known]
+            run = executable.run_directly(shapes, dtypes)
+        if run is None:
+            return None
+        prepared = [
+            masks_by(self._to_mask, 0)
+            if dtype is None
+            else PreparedInput(array.ndim, dtype)
+            if name == "initial_state"
+            else PreparedInput(array.ndim, dtype, "f")
+            if array.dtype.kind == "f"
+            else integers_of(array.dtype, index_dtype(dtype))
+            for (name, array), dtype in zip(inputs, dtypes, strict=True)
+        ]
+        return PreparedCall(form, returning(run, structure), prepared, dtypes is known)
+
+    def _direct_key(self, arguments: dict[str, Nested]) -> Hashable:
+        """What `__call__` looks a call up by that may take its arrays as they come, None if it does not look it up."""
+        (x, *others) = arguments.values()
+        return None if others else (type(self), x.ndim if is_array(x) else None)
 
     def _shape_of_inputs(self, ndim: int) -> Shape:
         """The shape with the batch that the core is to hold an input of so many axes to, beside what its steps need."""
@@ -883,31 +939,10 @@ def _noting_it_is_built(build: Callable[..., None]) -> Callable[..., None]:
     return build_and_note
 
 
-def is_array_like(x: Nested) -> bool:
-    """Whether `x` is an array, or numbers in lists, rather than arrays in lists, tuples or dicts."""
-    if isinstance(x, (list, tuple)):
-        leaf = next(iter(flatten(x)), None)
-        return isinstance(leaf, (int, float))
-    return not isinstance(x, dict)
+def _is_mask(name: str) -> bool:
+    """Whether an argument of this name holds masks, as Keras names them."""
+    return name == "mask" or name.endswith("_mask")
 
 
-def _arrays_in(x: Nested) -> Nested:
-    """`x` with arrays for what are arrays of NumPy's or numbers in lists; other things are constants."""
-    if isinstance(x, (list, tuple)) and x and isinstance(flatten(x)[0], (int, float)):
-        return np.asarray(x)
-    return map_structure(lambda leaf: np.asarray(leaf) if isinstance(leaf, np.generic) else leaf, x)
-
-
-def _is_array(leaf: object) -> bool:
-    return isinstance(leaf, np.ndarray)
-
-
-def _form(structure: Nested) -> Hashable:
-    """The structure of a call's arguments, numbers of axes, integer dtypes and constants."""
-    if isinstance(structure, np.ndarray):
-        return structure.ndim if structure.dtype.kind == "f" else (structure.ndim, structure.dtype)
-    if isinstance(structure, dict):
-        return tuple((key, _form(value)) for key, value in structure.items())
-    if isinstance(structure, (list, tuple)):
-        return tuple(_form(value) for value in structure)
-    return "constant", structure
+def _shapes(arrays: Sequence[np.ndarray] | None) -> list[tuple[int, ...]] | None:
+    return None if arrays is None else [array.shape for array in arrays]

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastrnn import activations, initializers, plan
 from fastrnn._types import ActivationLike, InitializerLike, Shape
-from fastrnn.layers.base import fits
+from fastrnn.layers.arguments import fits
 from fastrnn.layers.common import SpatialLayer, count_windows, one_of, whole_numbers
 from fastrnn.layers.core import activate, over_timesteps, positive_integer
 from fastrnn.reference import convolve

@@ -10,8 +10,8 @@ import numpy as np
 from fastrnn import plan
 from fastrnn._nested import flatten
 from fastrnn._types import Nested, Shape
+from fastrnn.layers.arguments import fits
 from fastrnn.layers.array import ArrayLayer
-from fastrnn.layers.base import fits
 from fastrnn.layers.common import across_axes
 from fastrnn.layers.normalization import unit_vectors
 

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 
 from fastrnn import initializers, plan
 from fastrnn._types import Config, InitializerLike, Shape
+from fastrnn.layers.arguments import fits, to_mask
 from fastrnn.layers.array import ArrayLayer
-from fastrnn.layers.base import fits, to_mask
 from fastrnn.layers.common import across_axes
 from fastrnn.layers.core import positive_integer
 

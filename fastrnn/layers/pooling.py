@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fastrnn import plan
 from fastrnn._types import Shape
-from fastrnn.layers.base import to_mask
+from fastrnn.layers.arguments import to_mask
 from fastrnn.layers.common import MaskReadingLayer, SpatialLayer, check_rank, count_windows, one_of
 
 

@@ -1,7 +1,7 @@
 """The base of the recurrent layers: everything that does not depend on the cell."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -12,10 +12,10 @@ from fastrnn import activations, initializers, plan, reference
 from fastrnn._nested import flatten, unflatten
 from fastrnn._types import ActivationFunction, Config, InitializerFunction, Nested, Shape
 from fastrnn.dtypes import as_dtype
-from fastrnn.layers.base import Layer, deserialize, fits, to_mask, to_numeric
+from fastrnn.layers.arguments import fits, to_numeric
+from fastrnn.layers.base import Layer, deserialize
 from fastrnn.layers.core import positive_integer
 from fastrnn.layers.masked_outputs import MaskedOutput, put_out_states, zeroed
-from fastrnn.symbolic import holds_tensors, record
 
 StatesLike = ArrayLike | Sequence[Any]
 """The states of one layer: nested lists of arrays, or one array where it has one state."""
@@ -479,32 +479,46 @@ class RecurrentLayer(Layer):
         ValueError
             If a shape does not fit; a stateful layer's states are then as they were.
         """
-        ndim, masked = getattr(sequences, "ndim", None), mask is not None
-        run = self._direct_runs.get((type(self), ndim, masked, initial_state is not None))
-        if run is not None and constants is None and not training:
-            arrays: Any = (sequences, mask) if masked else (sequences,)
-            if isinstance(initial_state, (list, tuple)):
-                arrays = (*arrays, *initial_state)
-            elif initial_state is not None:
-                arrays = (*arrays, initial_state)
-            results = run(arrays)
+        call = self._prepared.direct.get((type(self), mask is None, initial_state is None))
+        if call is not None and constants is None and not training:
+            arrays: Any = sequences if mask is None else (sequences, mask)
+            if initial_state is not None:
+                several = isinstance(initial_state, (list, tuple))
+                states: Any = initial_state if several else (initial_state,)
+                arrays = (sequences, *states) if mask is None else (*arrays, *states)
+            results = call.run(arrays)
             if results is not None:
-                return self._nested(results) if isinstance(results, tuple) else results
-        if holds_tensors(sequences, initial_state, mask, constants):
-            if isinstance(sequences, (list, tuple)):  # Keras 2's form, with the states in it
-                sequences, *rest = sequences
-                initial_state = rest or initial_state
-            named: Config = {"initial_state": initial_state, "mask": mask, "constants": constants}
-            return record(self, (sequences,), {**named, "training": training})
-        self._refuse_training(training)
-        x = to_numeric(sequences, f"layer {self.name!r}")
+                return results
+        named = {"mask": mask, "initial_state": initial_state, "constants": constants}
+        return self._call((sequences,), {**named, "training": training})
+
+    def _record(self, args: Sequence[Nested], kwargs: dict[str, Nested]) -> Nested:
+        (sequences,) = args
+        if isinstance(sequences, (list, tuple)):  # Keras 2's form, with the states in it
+            sequences, *rest = sequences
+            kwargs = {**kwargs, "initial_state": rest} if rest else kwargs
+        return super()._record((sequences,), kwargs)
+
+    def _checked(self, given: dict[str, Nested]) -> dict[str, Nested]:
+        what = f"layer {self.name!r}"
+        first = self.call_arguments[0]
+        x = to_numeric(given[first], what)
         self._check_input(x.shape)
-        steps = None if mask is None else to_mask(mask, x.shape[:2], f"layer {self.name!r}")
-        states = None if initial_state is None else self._check_states(initial_state, x.shape[0])
-        self._build_for(x)
-        fixed = [to_numeric(one, f"constants of layer {self.name!r}") for one in constants or ()]
-        results = self._execute(x, steps, initial_state=states, constants=fixed or None)
-        return self._nested(results) if isinstance(results, tuple) else results
+        checked = {**given, first: x}
+        if "mask" in given:
+            checked["mask"] = self._to_mask(given["mask"], x.shape)
+        if "initial_state" in given:
+            checked["initial_state"] = self._check_states(given["initial_state"], x.shape[0])
+        if "constants" in given:
+            fixed = [to_numeric(one, f"constants of {what}") for one in given["constants"]]
+            checked["constants"] = fixed or None
+        return checked
+
+    def _returned(self, outputs: Nested) -> Nested:
+        return self._nested(outputs) if isinstance(outputs, list) else outputs
+
+    def _direct_key(self, arguments: dict[str, Nested]) -> Hashable:
+        return type(self), "mask" not in arguments, "initial_state" not in arguments
 
     def _pass_mask(self, outputs: Nested, mask: int | None) -> Nested:
         if not self.return_sequences:

@@ -11,7 +11,8 @@ from fastrnn import plan
 from fastrnn._nested import flatten
 from fastrnn._types import Config, Nested, Shape
 from fastrnn.errors import UnsupportedLayerError
-from fastrnn.layers.base import Layer, deserialize, to_numeric
+from fastrnn.layers.arguments import to_numeric
+from fastrnn.layers.base import Layer, deserialize
 from fastrnn.layers.core import Activation, Dense, Dropout
 from fastrnn.layers.rnn import RNN, RecurrentLayer, StatesLike, last_step_first
 
