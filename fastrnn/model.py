@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fastrnn._nested import flatten, map_structure, unflatten
 from fastrnn._types import Config, Nested, Shape
-from fastrnn.dtypes import HALVES, as_dtype
+from fastrnn.dtypes import as_dtype
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.graph import graph
 from fastrnn.layers import LOADABLE, InputLayer
@@ -21,7 +21,7 @@ from fastrnn.layers.core import positive_integer
 from fastrnn.layers.lambda_layer import Lambda
 from fastrnn.layers.operations import Operation
 from fastrnn.layers.quantized import InputRounding, RoundsInputs
-from fastrnn.model_inputs import ModelInputs, refusing_empty
+from fastrnn.model_inputs import ModelInputs, refusing_empty, with_masks_that_fit
 from fastrnn.plan import Builder, Executable, Value
 from fastrnn.saving.config import constructor_options
 from fastrnn.saving.spec import LayerSpec, ModelSpec, NodeSpec, TensorRef
@@ -354,38 +354,31 @@ class Model(Layer):
         prepared: PreparedCalls,
     ) -> None:
         """Keep what the next call needs that looks like this one, which has been computed."""
-        form = _not_none(masks), self._signature.other_shapes(arrays)
-        executable, structure = self._executable(*form)
         signature = self._signature
+        masked, given = _not_none(masks), _not_none(arrays)
+        shapes = signature.other_shapes(arrays)
+        form, declared = (masked, shapes), shapes is None
+        executable, structure = self._executable(masked, shapes)
         seen = signature.look_at(inputs, mask, any_size=True)
-        halves = any(layer.input_dtype in HALVES for layer in signature.layers)
-        if executable.plan.program is None or seen is None or halves:
+        if executable.plan.program is None or seen is None or prepared.has(seen[0], form):
             return
-        look, leaves = seen
-        if prepared.has(look, form):
-            return
-        declared = [layer.batch_shape for layer in signature.layers]
-        shapes = [shape for shape in form[1] or declared if shape is not None]
-        present = _not_none(arrays)
-        run = executable.run_directly(
-            [*shapes, *((None, None) for one in masks if one is not None)],
-            signature.dtypes(present, form[0]),
-        )
+        known = [shape for shape in shapes or signature.shapes if shape is not None]
+        masks_known: list[Shape] = [(None, None)] * sum(masked)
+        run = executable.run_directly([*known, *masks_known], signature.dtypes(given, masked))
         if run is None:
             return
-        run = returning(run, structure)
-        taken = signature.prepared(present, form[0])
-        call = PreparedCall(form, run, taken)
-        found = call.converted(leaves)
+        run, taken = returning(run, structure), signature.prepared(given, masked)
+        if any(masked):
+            run = with_masks_that_fit(run, given, masked)
+        call = PreparedCall(form, run, taken, as_they_come=any(masked))
+        (_, *look), leaves = seen
         checked = [one for one in (*arrays, *masks) if one is not None]
-        # Lists may be arrays, or hold one: what is taken has to be what was checked.
-        if found is None or [one.shape for one in found] != [one.shape for one in checked]:
-            return
-        prepared.add(look, call)
-        if form[1] is None:  # of the declared sizes, as any call may be
-            prepared.add((False, *look[1:]), call)
-        if form == ((False,) * len(arrays), None):
-            empty = len(shapes) == 1 and executable.takes_empty(shapes[0])
+        # Any call may be of the declared sizes.
+        for any_size in (True, False) if declared else (True,):
+            if not prepared.keep((any_size, *look), call, leaves, checked):
+                return
+        if declared and all(given) and not any(masked):
+            empty = len(known) == 1 and executable.takes_empty(known[0])
             as_given = refusing_empty(run) if empty else signature.taking_apart(run)
             prepared.shortest = PreparedCall(form, as_given, taken)
 

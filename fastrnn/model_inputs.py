@@ -10,7 +10,14 @@ from fastrnn._nested import unflatten
 from fastrnn._types import Nested, Shape
 from fastrnn.dtypes import HALVES, as_dtype, rounded
 from fastrnn.layers import InputLayer
-from fastrnn.layers.arguments import fits, is_array_like, to_mask, to_numeric
+from fastrnn.layers.arguments import (
+    fits,
+    is_array,
+    is_array_like,
+    is_plain_mask,
+    to_mask,
+    to_numeric,
+)
 from fastrnn.layers.calls import PreparedInput, Run
 
 if TYPE_CHECKING:
@@ -33,6 +40,7 @@ class ModelInputs:
     def __init__(self, model: "Model", layers: Sequence[InputLayer], structure: Nested) -> None:
         self._model, self.layers, self._structure = model, list(layers), structure
         self._names = [layer.name for layer in layers]
+        self._of_halves = any(layer.input_dtype in HALVES for layer in layers)
         self._keys = self._names
         if isinstance(structure, dict) and len(structure) == len(layers):
             self._keys = sorted(structure)
@@ -137,6 +145,11 @@ class ModelInputs:
             for array, layer in pairs
         )
 
+    @property
+    def shapes(self) -> list[Shape]:
+        """list of tuple: the declared shapes, with the batch."""
+        return [layer.batch_shape for layer in self.layers]
+
     # -- the short way ----------------------------------------------------------------------------------------------
 
     def at_a_glance(self, given: Nested) -> Sequence[Any] | None:
@@ -164,12 +177,15 @@ class ModelInputs:
 
         None if it takes the whole way to tell. With `any_size` sizes may be others than the declared ones.
         """
+        if self._of_halves:
+            return None  # which are rounded before they are converted
         if isinstance(inputs, np.ndarray) and (mask is None or isinstance(mask, np.ndarray)):
             arrays = (inputs,) if mask is None else (inputs, mask)
-            return (any_size, len(arrays)), arrays
+            return (any_size, 1, len(arrays)), arrays
         leaves = self.at_a_glance(inputs)
         if leaves is None:
             return None
+        n_inputs = len(leaves)
         if mask is not None:
             masks = self.at_a_glance(mask)
             if masks is None:
@@ -178,15 +194,14 @@ class ModelInputs:
         for leaf in leaves:
             if leaf is None:
                 given = [one for one in leaves if one is not None]
-                return (any_size, tuple([one is None for one in leaves])), given
-        return (any_size, len(leaves)), leaves
+                return (any_size, n_inputs, *[one is None for one in leaves]), given
+        return (any_size, n_inputs, len(leaves)), leaves
 
     def prepared(self, given: Sequence[bool], masked: Sequence[bool]) -> list[PreparedInput]:
         """Return how the arrays come of the inputs that are given, and then the masks of those that have one."""
-        present = [number for number, is_given in enumerate(given) if is_given]
-        inputs = [_prepared(self.layers[number]) for number in present]
-        places = [present.index(number) for number, has_mask in enumerate(masked) if has_mask]
-        return inputs + [_prepared_mask(place) for place in places]
+        present = [layer for layer, is_given in zip(self.layers, given, strict=True) if is_given]
+        masks = [_prepared_mask(place) for place in _places_of_masked(given, masked)]
+        return [*map(_prepared, present), *masks]
 
     def dtypes(self, given: Sequence[bool], masked: Sequence[bool]) -> list[np.dtype | None]:
         """Return what the arrays of `prepared` inputs are of, None for masks."""
@@ -197,7 +212,7 @@ class ModelInputs:
         """Return `run`, from a tuple of the inputs' arrays, from what a call is given instead."""
         if len(self.layers) == 1:
             return run  # the core takes an array as it takes a tuple of one
-        guard = any(None in layer.batch_shape[1:] for layer in self.layers)
+        guard = any(None in shape[1:] for shape in self.shapes)
 
         def run_apart(given: Any) -> Any:
             leaves = self.at_a_glance(given)
@@ -206,6 +221,28 @@ class ModelInputs:
             return run(tuple(leaves))
 
         return run_apart
+
+
+def with_masks_that_fit(run: Run, given: Sequence[bool], masked: Sequence[bool]) -> Run:
+    """Return `run`, from a tuple of inputs and masks, but for masks that are not as most come, each for its input."""
+    places = list(enumerate(_places_of_masked(given, masked), start=sum(given)))
+
+    def run_if_masks_fit(arrays: tuple[Any, ...]) -> Any:
+        for number, place in places:
+            x, mask = arrays[place], arrays[number]
+            if not (is_array(x) and is_array(mask) and x.size):
+                return None
+            if not is_plain_mask(mask, x.shape[:2]):
+                return None
+        return run(arrays)
+
+    return run_if_masks_fit
+
+
+def _places_of_masked(given: Sequence[bool], masked: Sequence[bool]) -> list[int]:
+    """Which of the inputs that are given have masks."""
+    present = [has_mask for is_given, has_mask in zip(given, masked, strict=True) if is_given]
+    return [place for place, has_mask in enumerate(present) if has_mask]
 
 
 def refusing_empty(run: Run) -> Run:

@@ -356,6 +356,21 @@ def test_models_of_two_inputs(structure, steps, rng):
                 assert_same(outcome(call, called, give(a, b)), expected)
 
 
+def test_masks_of_models_of_two_inputs(rng):
+    a, b = fastrnn.Input((6, 3), name="a"), fastrnn.Input((6, 3), name="b")
+    y = layers.Concatenate()([layers.GRU(4)(a), layers.GRU(4)(b)])
+    model = with_weights(fastrnn.Model([a, b], y, name="model"))
+    called = copy.deepcopy(model)
+    a, b = numbers(rng, 2, 6, 3), numbers(rng, 2, 6, 3)
+    m, n = rng.random((2, 2, 6)) < 0.6
+    for _ in range(3):
+        for inputs in ([a, b], {"b": b, "a": a}, [a.astype("f8"), b.tolist()], [a], [a[:, :5], b]):
+            for mask in ([m, n], [None, n], [m, None], {"a": m, "b": n}, m, [m], [n, m[:1]],
+                         [b, m, n], [None, None], [m.tolist(), n.astype("u1")]):  # fmt: skip
+                expected = outcome(copy.deepcopy(model), inputs, mask=mask)
+                assert_same(outcome(called, inputs, mask=mask), expected)
+
+
 def test_optional_inputs(rng):
     x = fastrnn.Input((6, 3), name="x")
     start = fastrnn.layers.InputLayer((4,), name="start", optional=True)

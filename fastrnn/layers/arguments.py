@@ -45,8 +45,8 @@ def to_mask(mask: ArrayLike, batch_and_time: tuple[int, ...], what: str) -> np.n
     ValueError
         If its shape is another one.
     """
-    if isinstance(mask, np.ndarray) and mask.dtype.kind == "b" and mask.shape == batch_and_time:
-        return mask if mask.flags.c_contiguous else mask.copy()  # as most come
+    if isinstance(mask, np.ndarray) and is_plain_mask(mask, batch_and_time):
+        return mask if mask.flags.c_contiguous else mask.copy()
     array = to_numeric(mask, f"{what}: mask")
     if array.shape == (*batch_and_time, 1):
         array = array[..., 0]
@@ -55,6 +55,11 @@ def to_mask(mask: ArrayLike, batch_and_time: tuple[int, ...], what: str) -> np.n
             f"{what}: expected a mask of shape {tuple(batch_and_time)}; got {np.shape(mask)}"
         )
     return np.ascontiguousarray(array, np.bool_)
+
+
+def is_plain_mask(mask: np.ndarray, batch_and_time: tuple[int, ...]) -> bool:
+    """Return whether a mask comes as most do: booleans (batch, time)."""
+    return mask.dtype.kind == "b" and mask.shape == batch_and_time
 
 
 def is_array(leaf: object) -> bool:

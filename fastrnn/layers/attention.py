@@ -144,7 +144,8 @@ class Attention(Layer):
         return self._call((inputs,), {"mask": mask, **flags})
 
     def _checked(self, given: dict[str, Nested]) -> dict[str, Nested]:
-        what, inputs = f"layer {self.name!r}", given["inputs"]
+        what, first = f"layer {self.name!r}", self.call_arguments[0]
+        inputs = given[first]
         if not isinstance(inputs, (list, tuple)):
             raise ValueError(f"{what}: expected a list of inputs; got {type(inputs).__name__}")
         arrays = [to_numeric(x, what) for x in inputs]
@@ -154,7 +155,7 @@ class Attention(Layer):
             None if one is None else to_mask(one, x.shape[:-1], what)
             for one, x in zip(masks, arrays, strict=True)
         ]
-        return {**given, "inputs": arrays, "mask": checked}
+        return {**given, first: arrays, "mask": checked}
 
     def lower_call(
         self, builder: plan.Builder, args: Sequence[Nested], kwargs: dict[str, Nested]
@@ -530,25 +531,25 @@ class MultiHeadAttention(Layer):
         return self._call((query,), {**tensors, **masks, **flags})
 
     def _checked(self, given: dict[str, Nested]) -> dict[str, Nested]:
-        what, names = f"layer {self.name!r}", ("query", "value", "key")
-        arrays = {
-            name: to_numeric(given[name], what) for name in names if given.get(name) is not None
-        }
+        what, first = f"layer {self.name!r}", self.call_arguments[0]
+        names = [name for name in (first, "value", "key") if given.get(name) is not None]
+        arrays = {name: to_numeric(given[name], what) for name in names}
         self._check_inputs([array.shape for array in arrays.values()])
         checked = {**given, **arrays}
-        for name in names:
-            mask = checked.pop(f"{name}_mask", None)
-            if mask is not None and name in arrays:
-                checked[f"{name}_mask"] = to_mask(mask, arrays[name].shape[:-1], what)
+        for name, mask in ((first, "query_mask"), ("value", "value_mask"), ("key", "key_mask")):
+            if mask in checked and name not in arrays:
+                del checked[mask]
+            elif mask in checked:
+                checked[mask] = to_mask(checked[mask], arrays[name].shape[:-1], what)
         if "attention_mask" in given:
-            mask = to_numeric(given["attention_mask"], what)
-            checked["attention_mask"] = np.asarray(mask, np.bool_)
+            attention_mask = to_numeric(given["attention_mask"], what)
+            checked["attention_mask"] = np.asarray(attention_mask, np.bool_)
         return checked
 
     def _build_for(self, arguments: dict[str, Nested]) -> None:
         if not self.built:
-            names = [name for name in ("query", "value", "key") if arguments.get(name) is not None]
-            self.build([arguments[name].shape for name in names])
+            names = (self.call_arguments[0], "value", "key")
+            self.build([arguments[name].shape for name in names if name in arguments])
 
     def lower_call(
         self, builder: plan.Builder, args: Sequence[Nested], kwargs: dict[str, Nested]

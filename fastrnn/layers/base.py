@@ -742,24 +742,17 @@ class Layer:
         """
         if len(args) == 1 and not kwargs:
             (x,) = args
-            if isinstance(x, np.ndarray):
-                call = self._prepared.direct.get((type(self), x.ndim))
-                if call is not None:
-                    results = call.run(x)
-                    if results is None:
-                        results = call.of_one(x)
-                    if results is not None:
-                        return results
-            elif isinstance(x, (list, tuple)):
-                call = self._prepared.direct.get((type(self), None))
-                if call is not None:
-                    results = call.run(tuple(x))
-                    if results is not None:
-                        return results
+            call = self._prepared.direct.get((type(self), getattr(x, "ndim", None)))
+            if call is not None:
+                results = call.run(tuple(x) if isinstance(x, (list, tuple)) else x)
+                if results is None and isinstance(x, np.ndarray):
+                    results = call.of_one(x)
+                if results is not None:
+                    return results
         return self._call(args, kwargs)
 
-    # From here every call goes one way to its plan. A subclass with a signature of its own says in `_checked` what its
-    # arguments have to be, and nothing else of it.
+    # From here every call goes one way to its plan. A layer with a signature of its own says in `_checked` what its
+    # arguments have to be, and nothing else of the way.
 
     def _call(self, args: Sequence[Nested], kwargs: dict[str, Nested]) -> Nested:
         """Compute a call, or record it, from the arguments as the caller gave them."""
@@ -791,11 +784,9 @@ class Layer:
             look, leaves = look_at(args, kwargs)
             if not prepared.has((type(self), look), form):
                 call = self._prepare(form, arguments, executable, structure)
-                # Names may come in another order, and lists be arrays: what is taken has to be what was checked.
-                if call is not None and _shapes(call.converted(leaves)) == _shapes(arrays):
-                    prepared.add((type(self), look), call)
-                    if call.as_they_come:
-                        prepared.direct[self._direct_key(arguments)] = call
+                kept = call and prepared.keep((type(self), look), call, leaves, arrays)
+                if call and kept and call.as_they_come:
+                    prepared.direct[self._direct_key(arguments)] = call
         return results
 
     def _record(self, args: Sequence[Nested], kwargs: dict[str, Nested]) -> Nested:
@@ -911,7 +902,9 @@ class Layer:
     def _direct_key(self, arguments: dict[str, Nested]) -> Hashable:
         """What `__call__` looks a call up by that may take its arrays as they come, None if it does not look it up."""
         (x, *others) = arguments.values()
-        return None if others else (type(self), x.ndim if is_array(x) else None)
+        if others or not (is_array(x) or all(map(is_array, x))):
+            return None
+        return type(self), x.ndim if is_array(x) else None
 
     def _shape_of_inputs(self, ndim: int) -> Shape:
         """The shape with the batch that the core is to hold an input of so many axes to, beside what its steps need."""
@@ -942,7 +935,3 @@ def _noting_it_is_built(build: Callable[..., None]) -> Callable[..., None]:
 def _is_mask(name: str) -> bool:
     """Whether an argument of this name holds masks, as Keras names them."""
     return name == "mask" or name.endswith("_mask")
-
-
-def _shapes(arrays: Sequence[np.ndarray] | None) -> list[tuple[int, ...]] | None:
-    return None if arrays is None else [array.shape for array in arrays]

@@ -211,6 +211,20 @@ class PreparedCalls:
         """Return whether a call that looks so has been prepared for the plan of this form."""
         return any(call.form == form for call in self._by_look.get(look, ()))
 
-    def add(self, look: Hashable, call: PreparedCall) -> None:
-        """Keep a call that looks so, in place of the oldest one if there are many."""
+    def keep(
+        self,
+        look: Hashable,
+        call: PreparedCall,
+        leaves: Sequence[Any],
+        arrays: Sequence[np.ndarray],
+    ) -> bool:
+        """Keep a call for those that look so, in place of the oldest one if there are many; return whether it serves.
+
+        It has to make `arrays` of `leaves`, as the whole way does: names may come in another order, a list may be an
+        array, or hold one.
+        """
+        made = call.converted(leaves)
+        if made is None or [one.shape for one in made] != [one.shape for one in arrays]:
+            return False
         self._by_look[look] = (*self._by_look.get(look, ())[1 - MOST_FORMS :], call)
+        return True
