@@ -38,12 +38,10 @@ from fastrnn.layers.arguments import (
     to_numeric,
 )
 from fastrnn.layers.calls import (
+    NamedInput,
     PreparedCall,
     PreparedCalls,
-    PreparedInput,
-    integers_of,
-    masks_by,
-    returning,
+    prepared_call,
 )
 from fastrnn.plan import (
     Builder,
@@ -51,7 +49,6 @@ from fastrnn.plan import (
     Executable,
     StreamBuilder,
     Value,
-    index_dtype,
     values_in,
 )
 from fastrnn.symbolic import holds_tensors, record
@@ -864,40 +861,17 @@ class Layer:
     ) -> PreparedCall | None:
         """A call of this form for the next time, None if it has to go the whole way every time."""
         x = arguments[self.call_arguments[0]]
-        inputs = [(name, array) for name, one in arguments.items() for array in leaves_of(one)]
-        masked = any(_is_mask(name) for name, _ in inputs)
-        if masked and not is_array(x):
-            return None
-        shapes = [
-            self._shape_of_inputs(array.ndim) if array is x else (None,) * array.ndim
-            for _, array in inputs
+        inputs = [
+            NamedInput(
+                name,
+                array,
+                self._shape_of_inputs(array.ndim) if array is x else (None,) * array.ndim,
+            )
+            for name, argument in arguments.items()
+            for array in leaves_of(argument)
         ]
-        known = [
-            None
-            if _is_mask(name)
-            else self.compute_dtype
-            if array.dtype.kind == "f"
-            else array.dtype
-            for name, array in inputs
-        ]
-        dtypes = known
-        run = executable.run_directly(shapes, dtypes)
-        if run is None:  # unless integers become what the layer computes in
-            dtypes = [dtype and self.compute_dtype for dtype in known]
-            run = executable.run_directly(shapes, dtypes)
-        if run is None:
-            return None
-        prepared = [
-            masks_by(self._to_mask, 0)
-            if dtype is None
-            else PreparedInput(array.ndim, dtype)
-            if name == "initial_state"
-            else PreparedInput(array.ndim, dtype, "f")
-            if array.dtype.kind == "f"
-            else integers_of(array.dtype, index_dtype(dtype))
-            for (name, array), dtype in zip(inputs, dtypes, strict=True)
-        ]
-        return PreparedCall(form, returning(run, structure), prepared, dtypes is known)
+        to_mask = self._to_mask if is_array(x) else None
+        return prepared_call(form, executable, structure, inputs, self.compute_dtype, to_mask)
 
     def _direct_key(self, arguments: dict[str, Nested]) -> Hashable:
         """What `__call__` looks a call up by that may take its arrays as they come, None if it does not look it up."""
@@ -930,8 +904,3 @@ def _noting_it_is_built(build: Callable[..., None]) -> Callable[..., None]:
         self.built = True
 
     return build_and_note
-
-
-def _is_mask(name: str) -> bool:
-    """Whether an argument of this name holds masks, as Keras names them."""
-    return name == "mask" or name.endswith("_mask")

@@ -7,19 +7,23 @@ whole way again. So every check is written once.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrnn._nested import unflatten
-from fastrnn._types import Nested
+from fastrnn._types import Nested, Shape
 from fastrnn.layers.arguments import NUMERIC_KINDS, is_array_like
+from fastrnn.plan import Executable, index_dtype
 
 Run = Callable[[Any], Any]
 """From arrays, one or a tuple, to what a call returns; None if the arrays are not as the plan needs them."""
 
 Adapt = Callable[[np.ndarray, Sequence[np.ndarray]], np.ndarray | None]
 """From an array of numbers, and the arrays before it in the call, to what the plan takes; None to go the whole way."""
+
+ToMask = Callable[[Any, tuple[int, ...]], np.ndarray]
+"""From a mask, as it is given, and the shape of what it is for, to booleans; ValueError if it does not fit."""
 
 MOST_FORMS = 4
 """Prepared calls that are kept of those that look the same, such as those of inputs with 2, 3 and 4 axes."""
@@ -129,8 +133,8 @@ class PreparedCall:
         return arrays
 
 
-def integers_of(dtype: np.dtype, wanted: np.dtype) -> PreparedInput:
-    """Return the input that takes integers of `dtype`, or booleans, as `wanted`."""
+def _integers_of(dtype: np.dtype, wanted: np.dtype) -> PreparedInput:
+    """The input that takes integers of `dtype`, or booleans, as `wanted`."""
 
     def adapt(array: np.ndarray, before: Sequence[np.ndarray]) -> np.ndarray | None:
         return array.astype(wanted, "C", copy=False) if array.dtype == dtype else None
@@ -138,13 +142,11 @@ def integers_of(dtype: np.dtype, wanted: np.dtype) -> PreparedInput:
     return PreparedInput(-1, adapt=adapt)
 
 
-def masks_by(
-    to_mask: Callable[[np.ndarray, tuple[int, ...]], np.ndarray], place: int
-) -> PreparedInput:
-    """Return the input that takes the mask of the input at `place` by `to_mask`, from it and that input's shape."""
+def _mask_by(to_mask: ToMask) -> PreparedInput:
+    """The input that takes the mask of the first one by `to_mask`."""
 
     def adapt(array: np.ndarray, before: Sequence[np.ndarray]) -> np.ndarray:
-        return to_mask(array, before[place].shape)
+        return to_mask(array, before[0].shape)
 
     return PreparedInput(-1, adapt=adapt)
 
@@ -172,6 +174,73 @@ def _go_the_whole_way(arrays: Any) -> None:
 
 
 _NOTHING_PREPARED = PreparedCall((), _go_the_whole_way, [PreparedInput(-1)])
+
+
+class NamedInput(NamedTuple):
+    """An array of a layer's call: the argument that holds it, and the shape of later ones, None for any size."""
+
+    name: str
+    array: np.ndarray
+    shape: Shape
+
+
+def prepared_call(
+    form: Hashable,
+    executable: Executable,
+    structure: Nested,
+    inputs: Sequence[NamedInput],
+    dtype: np.dtype,
+    to_mask: ToMask | None,
+) -> PreparedCall | None:
+    """Return a layer's call of this form for the next time, None if it has to go the whole way every time.
+
+    Parameters
+    ----------
+    form : hashable
+    executable : Executable
+    structure : nested
+        What the call returns, with None for each array.
+    inputs : sequence of NamedInput
+        The arrays of a call, after they were checked, in the order of the executable's inputs.
+    dtype : numpy.dtype
+        What the layer computes in.
+    to_mask : callable, optional
+        Checks and converts a mask for the first input, given that input's shape.
+    """
+    if to_mask is None and any(_is_mask(one.name) for one in inputs):
+        return None
+    shapes = [one.shape for one in inputs]
+    as_they_come = [
+        None if _is_mask(name) else dtype if array.dtype.kind == "f" else array.dtype
+        for name, array, _ in inputs
+    ]
+    dtypes = as_they_come
+    run = executable.run_directly(shapes, dtypes)
+    if run is None:  # unless integers become what the layer computes in
+        dtypes = [one and dtype for one in as_they_come]
+        run = executable.run_directly(shapes, dtypes)
+    if run is None:
+        return None
+    prepared = [_prepared_input(*one, to_mask) for one in zip(inputs, dtypes, strict=True)]
+    return PreparedCall(form, returning(run, structure), prepared, dtypes is as_they_come)
+
+
+def _prepared_input(
+    given: NamedInput, wanted: np.dtype | None, to_mask: ToMask | None
+) -> PreparedInput:
+    if wanted is None and to_mask is not None:
+        return _mask_by(to_mask)
+    assert wanted is not None
+    if given.name == "initial_state":
+        return PreparedInput(given.array.ndim, wanted)
+    if given.array.dtype.kind == "f":
+        return PreparedInput(given.array.ndim, wanted, "f")
+    return _integers_of(given.array.dtype, index_dtype(wanted))
+
+
+def _is_mask(name: str) -> bool:
+    """Whether an argument of this name holds masks, as Keras names them."""
+    return name == "mask" or name.endswith("_mask")
 
 
 class PreparedCalls:
