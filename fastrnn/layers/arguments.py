@@ -69,6 +69,11 @@ def is_array(leaf: object) -> bool:
 
 def is_array_like(x: Nested) -> bool:
     """Return whether `x` is an array, or numbers in lists, rather than arrays in lists, tuples or dicts."""
+    first = x
+    while type(first) is list and first:
+        first = first[0]
+    if type(first) is float:  # as in most lists of numbers
+        return True
     if isinstance(x, (list, tuple)):
         return isinstance(_first_leaf(x), (int, float))
     return not isinstance(x, dict)
@@ -79,11 +84,8 @@ _NOTHING = object()
 
 def _first_leaf(structure: Nested) -> Any:
     """The first of what `flatten` returns, or `_NOTHING`; looks no further, however many numbers a list holds."""
-    leaf = structure
-    while isinstance(leaf, (list, tuple)) and leaf:
-        leaf = leaf[0]
-    if not isinstance(leaf, (list, tuple, dict)):
-        return leaf
+    if not isinstance(structure, (list, tuple, dict)):
+        return structure
     parts: Iterable[Any] = structure
     if isinstance(structure, dict):
         parts = [structure[key] for key in sorted(structure)]

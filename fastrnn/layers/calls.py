@@ -110,13 +110,15 @@ class PreparedCall:
         self.as_they_come = as_they_come
         self._first = inputs[0]
 
-    def of_one(self, array: np.ndarray) -> Any:
+    def of_one(self, array: Any) -> Any:
         """Return what the call returns, from one array that needs to be converted; None as `__call__` does."""
         converted = self._first.converted(array, ())
         return None if converted is None else self.run(converted)
 
     def __call__(self, leaves: Sequence[Any]) -> Any:
         """Return what the call returns, from arrays that need to be converted; None if it has to go the whole way."""
+        if len(leaves) == 1 == len(self._inputs):
+            return self.of_one(leaves[0])
         arrays = self.converted(leaves)
         return None if arrays is None else self.run(arrays)
 
