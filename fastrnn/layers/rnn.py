@@ -481,12 +481,14 @@ class RecurrentLayer(Layer):
         """
         call = self._prepared.direct.get((type(self), mask is None, initial_state is None))
         if call is not None and constants is None and not training:
-            arrays: Any = sequences if mask is None else (sequences, mask)
-            if initial_state is not None:
-                several = isinstance(initial_state, (list, tuple))
-                states: Any = initial_state if several else (initial_state,)
-                arrays = (sequences, *states) if mask is None else (*arrays, *states)
-            results = call.run(arrays)
+            if initial_state is None:
+                results = call.run(sequences if mask is None else (sequences, mask))
+            else:
+                states: Any = initial_state
+                if type(states) is not list and not isinstance(states, tuple):
+                    states = (states,)
+                arrays = (sequences, *states) if mask is None else (sequences, mask, *states)
+                results = call.run(arrays)
             if results is not None:
                 return results
         named = {"mask": mask, "initial_state": initial_state, "constants": constants}
