@@ -441,7 +441,7 @@ def calls_of_layers(x, mask):
     for several in ([x, x + 1], (x, x + 1), [x, x.astype("f8")], [x, x.tolist()], [x, x[:, :1]]):
         yield (several,), {}
         yield several, {}
-    for several in ([x], [x, x, x], [x, x[:1]], [[x, x]], [x, None], {"a": x, "b": x}, None):
+    for several in ([x], (x,), [x, x, x], [x, x[:1]], [[x, x]], [x, None], {"a": x, "b": x}, None):
         yield (several,), {}
     yield (), {"inputs": x}
     yield (), {"mask": mask, "inputs": x}

@@ -482,7 +482,7 @@ class RecurrentLayer(Layer):
         call = self._prepared.direct.get((type(self), mask is None, initial_state is None))
         if call is not None and constants is None and not training:
             if initial_state is None:
-                results = call.run(sequences if mask is None else (sequences, mask))
+                results = call.run((sequences,) if mask is None else (sequences, mask))
             else:
                 states: Any = initial_state
                 if type(states) is not list and not isinstance(states, tuple):
