@@ -1,15 +1,17 @@
-"""Reading ``.keras`` archives that may be hostile.
+"""Reading ``.keras`` archives and folders, zipped or not, that may be hostile.
 
 Members are read into memory, with their sizes looked at first; nothing is written to disk and no
 name from the archive is ever used as a path.
 """
 
 import contextlib
+import io
 import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fastrnn.errors import ModelFormatError
 from fastrnn.saving.members import WEIGHTS
@@ -29,7 +31,8 @@ def open_archive(path: Path) -> "Iterator[Archive]":
     ------
     ZipArchive or DirectoryArchive
         With ``read(member, limit)``, which returns the bytes of a member or None if there is none,
-        and ``weights()``, which returns a source for `fastrnn.saving.hdf5.open_hdf5`.
+        ``stream(member)``, which returns it as a file, ``has(member)``, ``folder_of(member)``, which tells where
+        in it a member lies, and ``weights()``, which returns a source for `fastrnn.saving.hdf5.open_hdf5`.
     """
     if path.is_dir():
         yield DirectoryArchive(path)
@@ -49,14 +52,31 @@ class DirectoryArchive:
         self.path = path
 
     def _file(self, member: str) -> Path | None:
-        file = self.path / member
+        file = self.path
+        *folders, name = member.split("/")
         try:
+            for folder in folders:
+                file = file / folder
+                if not stat.S_ISDIR(file.lstat().st_mode):
+                    raise ModelFormatError(f"{file} is not a folder")
+            file = file / name
             mode = file.lstat().st_mode
         except FileNotFoundError:
             return None
         if not stat.S_ISREG(mode):
             raise ModelFormatError(f"{file} is not a regular file")
         return file
+
+    def has(self, member: str) -> bool:
+        return self._file(member) is not None
+
+    def folder_of(self, member: str) -> str | None:
+        """Return "" if there is such a file, else None: folders within are not searched."""
+        return "" if self.has(member) else None
+
+    def stream(self, member: str) -> BinaryIO | None:
+        file = self._file(member)
+        return None if file is None else open(file, "rb")
 
     def read(self, member: str, limit: int) -> bytes | None:
         file = self._file(member)
@@ -113,8 +133,27 @@ class ZipArchive:
                 f"to {member.file_size} bytes"
             )
 
+    def has(self, member: str) -> bool:
+        return member in self._names
+
+    def folder_of(self, member: str) -> str | None:
+        """Return the folder that holds a member, "" or ending with a slash, or None if there is none."""
+        folders = [
+            name.removesuffix(member) for name in self._names if f"/{name}".endswith(f"/{member}")
+        ]
+        if len(folders) > 1:
+            shown = ", ".join(sorted(folder or "the top" for folder in folders)[:5])
+            raise ModelFormatError(
+                f"{self.path} has a {member} in several folders ({shown}): zip the one that is meant"
+            )
+        return folders[0] if folders else None
+
+    def stream(self, member: str) -> BinaryIO | None:
+        content = self.read(member)
+        return None if content is None else io.BytesIO(content)
+
     def read(self, member: str, limit: int | None = None) -> bytes | None:
-        if member not in self._names:
+        if not self.has(member):
             return None
         declared = self._archive.getinfo(member).file_size
         if limit is not None and declared > limit:

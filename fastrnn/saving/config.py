@@ -658,7 +658,7 @@ class _Reader:
             output = graph.call_on_inputs_like_its_own(first)
             for spec in specs[1:]:
                 output = graph.call(spec, output)
-            return graph.model(output, common)
+            return graph.model(output, {**common, "unlisted_inputs": len(graph.inputs)})
         input_name: str | None = None
         input_dtype: str | None = None
         if isinstance(first, LayerSpec) and first.class_name == INPUT_LAYER:

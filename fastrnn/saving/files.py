@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING, Literal
 
 from fastrnn._types import Config
 from fastrnn.errors import ModelFormatError
-from fastrnn.saving import hdf5, members
+from fastrnn.saving import hdf5, members, savedmodel, sstable, tensor_bundle
 from fastrnn.saving.config import MAX_JSON_BYTES, parse_json, parse_version
 from fastrnn.saving.eras import NEWEST_KERAS
+from fastrnn.saving.object_graph import TrackedObject, root_object
 
 if TYPE_CHECKING:
     from fastrnn.saving.archive import Archive
 
 MAX_SHARDS = 1000
 
-_SAVED_MODEL = (
-    "a TensorFlow SavedModel, which holds a graph and no layers; load it with the Keras that saved "
-    "it and save it as .keras or .h5"
-)
+Weights = hdf5.Group | TrackedObject
+"""The root of stored weights: of an HDF5 file, or of a TensorFlow checkpoint."""
+
+_LATEST = "checkpoint"
+"""The file in which TensorFlow notes the name of the newest checkpoint beside it."""
+
 _KINDS = (
     (b"\x80", "a Python pickle, which is never opened"),
-    (b"\x08\x01", _SAVED_MODEL),
+    (b"\x08\x01", "a part of a TensorFlow SavedModel; give the folder that it lies in"),
     (b"NUMPY", "a NumPy file"),
     (b"\x93NUMPY", "a NumPy file"),
     (b"GIF", "an image"),
@@ -45,18 +48,18 @@ class StoredModel:
         The parsed JSON.
     version : tuple of int
         Of the Keras that wrote it.
-    weights : fastrnn.saving.hdf5.Group or None
-        The root of the HDF5 file with the weights; None for an architecture alone.
+    weights : fastrnn.saving.hdf5.Group, fastrnn.saving.object_graph.TrackedObject or None
+        The root of the HDF5 file, or of the checkpoint, with the weights; None for an architecture alone.
     """
 
     config: Config
     version: tuple[int, ...]
-    weights: hdf5.Group | None
+    weights: Weights | None
 
 
 @contextlib.contextmanager
 def open_model(path: str | os.PathLike[str]) -> Iterator[StoredModel]:
-    """Open a ``.keras`` file (or its directory), a whole-model ``.h5`` or an architecture JSON.
+    """Open a ``.keras`` file (or its directory), a SavedModel folder, a whole-model ``.h5`` or an architecture JSON.
 
     What a file is, is told by its first bytes. Yields a `StoredModel`.
     """
@@ -64,6 +67,8 @@ def open_model(path: str | os.PathLike[str]) -> Iterator[StoredModel]:
     with contextlib.ExitStack() as stack:
         if kind == "archive":
             yield _archived_model(_open_archive(path, stack), stack)
+        elif kind == "checkpoint":
+            raise _weights_alone(path)
         elif kind == "hdf5":
             root = stack.enter_context(hdf5.open_hdf5(path, str(path)))
             text = root.text("model_config")
@@ -86,12 +91,19 @@ def _weights_alone(path: Path) -> ModelFormatError:
 
 
 @contextlib.contextmanager
-def open_weights(path: str | os.PathLike[str]) -> Iterator[hdf5.Group]:
-    """Open a weights file, or a whole model for its weights; yields the root group."""
+def open_weights(path: str | os.PathLike[str]) -> Iterator[Weights]:
+    """Open a weights file or a checkpoint, or a whole model for its weights; yields the root."""
     path, kind = _kind_of(path)
     with contextlib.ExitStack() as stack:
         if kind == "archive":
-            yield _archived_weights(_open_archive(path, stack), stack)
+            archive = _open_archive(path, stack)
+            folder = _savedmodel_in(archive)
+            if folder is None:
+                yield _archived_weights(archive, stack)
+            else:
+                yield _tracked_weights(archive, folder + savedmodel.VARIABLES, stack)
+        elif kind == "checkpoint":
+            yield _tracked_weights(_open_archive(path.parent, stack), path.name, stack)
         elif kind == "hdf5":
             yield stack.enter_context(hdf5.open_hdf5(path, str(path)))
         else:
@@ -127,32 +139,62 @@ def _read_json(path: Path) -> bytes:
         return stream.read(MAX_JSON_BYTES + 1)
 
 
-def _kind_of(file: str | os.PathLike[str]) -> tuple[Path, Literal["archive", "hdf5", "json"]]:
-    """Return the path and "archive", "hdf5" or "json"."""
+Kind = Literal["archive", "hdf5", "json", "checkpoint"]
+
+
+def _kind_of(file: str | os.PathLike[str]) -> tuple[Path, Kind]:
+    """Return the path, and what lies there.
+
+    The path of a checkpoint is what its files' names start with, as TensorFlow takes it.
+    """
     path = Path(os.fspath(file))
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
+        if path.name and path.with_name(path.name + tensor_bundle.INDEX).exists():
+            return path, "checkpoint"
         raise FileNotFoundError(f"there is no file {str(path)!r}") from None
     if stat.S_ISDIR(mode):
-        if (path / members.CONFIG).exists():
-            return path, "archive"
-        if (path / "saved_model.pb").exists():
-            raise ModelFormatError(f"{path} is {_SAVED_MODEL}")
-        raise ModelFormatError(f"{path} is a directory without a Keras {members.CONFIG}")
+        return _kind_of_directory(path)
     if not stat.S_ISREG(mode):
         raise ModelFormatError(f"{path} is not a regular file")
     with open(path, "rb") as stream:
         start = stream.read(64)
+        stream.seek(max(0, stream.seek(0, 2) - len(sstable.MAGIC)))
+        end = stream.read()
     if start.startswith(members.SIGNATURE):
         return path, "archive"
     if start.startswith(hdf5.SIGNATURE):
         return path, "hdf5"
     if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
         return path, "json"
+    if end == sstable.MAGIC and path.suffix == tensor_bundle.INDEX:
+        return path.with_suffix(""), "checkpoint"
     known = (what for signature, what in _KINDS if start.startswith(signature))
     what = next(known, "neither a .keras archive, an HDF5 file nor JSON" if start else "empty")
     raise ModelFormatError(f"{path} is {what}; expected a model that Keras saved")
+
+
+def _kind_of_directory(path: Path) -> tuple[Path, Kind]:
+    if (path / members.CONFIG).exists() or (path / savedmodel.GRAPH).exists():
+        return path, "archive"
+    if (path / _LATEST).is_file():
+        return _latest_checkpoint(path), "checkpoint"
+    raise ModelFormatError(
+        f"{path} is a directory without a Keras {members.CONFIG}, a {savedmodel.GRAPH} or a checkpoint"
+    )
+
+
+def _latest_checkpoint(path: Path) -> Path:
+    """Return the newest checkpoint of a folder, as the note in it tells."""
+    with open(path / _LATEST, "rb") as stream:
+        note = stream.read(1 << 16)
+    found = re.match(rb'model_checkpoint_path: "([^"/\\:\0]{1,250})"', note)
+    if found is None:
+        raise ModelFormatError(
+            f"{path / _LATEST} does not name a checkpoint beside it; give the checkpoint's own path"
+        )
+    return path / os.fsdecode(found[1])
 
 
 def _open_archive(path: Path, stack: contextlib.ExitStack) -> "Archive":
@@ -161,7 +203,23 @@ def _open_archive(path: Path, stack: contextlib.ExitStack) -> "Archive":
     return stack.enter_context(open_archive(path))
 
 
+def _savedmodel_in(archive: "Archive") -> str | None:
+    """Return the folder of an archive in which a SavedModel lies, or None if it is a Keras archive."""
+    if archive.has(members.CONFIG):
+        return None
+    return archive.folder_of(savedmodel.GRAPH)
+
+
 def _archived_model(archive: "Archive", stack: contextlib.ExitStack) -> StoredModel:
+    folder = _savedmodel_in(archive)
+    if folder is not None:
+        root = _tracked_weights(archive, folder + savedmodel.VARIABLES, stack)
+        described = savedmodel.read_config(archive, folder)
+        if described is None:
+            raise savedmodel.without_configs(
+                f"{archive.path}{f': {folder}' if folder else ''}", root
+            )
+        return StoredModel(*described, root)
     config = _archived_json(archive, members.CONFIG)
     version = _archived_json(archive, members.METADATA).get("keras_version", "")
     return StoredModel(config, parse_version(version), _archived_weights(archive, stack))
@@ -177,6 +235,10 @@ def _archived_json(archive: "Archive", member: str) -> Config:
 def _archived_weights(archive: "Archive", stack: contextlib.ExitStack) -> hdf5.Group:
     label = f"{archive.path}: {members.WEIGHTS}"
     return stack.enter_context(hdf5.open_hdf5(archive.weights(), label))
+
+
+def _tracked_weights(archive: "Archive", prefix: str, stack: contextlib.ExitStack) -> TrackedObject:
+    return root_object(stack.enter_context(tensor_bundle.open_bundle(archive, prefix)))
 
 
 def _version_of_json(config: Config) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastrnn.errors import ModelFormatError
+from fastrnn.saving import arrays
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_ATTRIBUTE_BYTES = 32 << 20
@@ -247,19 +248,12 @@ class StoredArray:
         """
         dtype = np.dtype(dtype)
         stored = self._dataset.dtype
-        is_counter = (
-            self.shape == () and stored.kind in "iu"
-        )  # Normalization's, of what it adapted to
-        if dtype.kind == "f" and stored.kind != "f" and not (self._is_bfloat16 or is_counter):
-            raise ModelFormatError(f"{self.place} holds {stored}, expected {dtype}")
-        if dtype.kind != "f" and stored.kind not in "iu":
-            raise ModelFormatError(f"{self.place} holds {stored}, expected {dtype}")
+        arrays.check_kind(stored, self._is_bfloat16, self.shape, dtype, self.place)
         with _damage_as_format_error(self.place):
             data = np.asarray(self._dataset[()])
         if self._is_bfloat16:
-            data = (data.view("<u2").astype("<u4") << 16).view("<f4")
-        with np.errstate(over="ignore"):
-            return data.astype(dtype)
+            data = arrays.widened_bfloat16(data)
+        return arrays.converted(data, dtype)
 
 
 def _is_bfloat16(h5py: Any, dataset: Any) -> bool:

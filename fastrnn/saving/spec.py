@@ -144,6 +144,8 @@ class ModelSpec:
     trainable : bool
     shared_id : int or None
         Equal for two specs that were one shared model.
+    unlisted_inputs : int
+        How many of the first layers are input layers that the file's own list of layers does not have.
     """
 
     kind: Literal["sequential", "functional"]
@@ -157,6 +159,7 @@ class ModelSpec:
     input_dtype: str | None = None
     trainable: bool = True
     shared_id: int | None = None
+    unlisted_inputs: int = 0
 
     @property
     def class_name(self) -> str:

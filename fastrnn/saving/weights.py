@@ -1,7 +1,8 @@
 """Putting stored arrays into built layers.
 
-Two ways of finding them: by order in the layers' groups of the older ``.h5`` files, by the path of
-attributes through the model in ``.keras`` and ``.weights.h5`` files. Either way, what the layers
+Three ways of finding them: by order in the layers' groups of the older ``.h5`` files, by the path of
+attributes through the model in ``.keras`` and ``.weights.h5`` files, and by the attributes of the objects in
+TensorFlow's checkpoints. Either way, what the layers
 expect is compared with what is stored before anything is read, and nothing is set until everything
 is read.
 """
@@ -16,14 +17,19 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fastrnn.errors import ModelFormatError
 from fastrnn.layers.base import snake_case
+from fastrnn.layers.rnn import RNN
+from fastrnn.saving.arrays import StoredArray
 from fastrnn.saving.config import parse_version
-from fastrnn.saving.hdf5 import Group, StoredArray
+from fastrnn.saving.hdf5 import Group
+from fastrnn.saving.object_graph import TrackedObject
 from fastrnn.saving.quantized import StoredArrays
 from fastrnn.saving.spec import LayerSpec, LoRA, ModelSpec
 
 if TYPE_CHECKING:
     from fastrnn.layers import Layer
     from fastrnn.model import Model
+
+MAX_STATES = 10_000
 
 Shapes = list[tuple[int, ...]]
 Values = dict[tuple[int, str], np.ndarray]
@@ -153,7 +159,7 @@ class _Holder:
     place : str
         Where it stands in the model, for messages.
     path : tuple of str
-        Where it stands in an archive.
+        Where it stands in an archive or a checkpoint.
     trainable : bool
     lora : LoRA or None
         What files by order hold beside the layer's weights; others hold the sum.
@@ -240,6 +246,24 @@ class _Holder:
         values.update({(id(self.layer), name): array for name, array in weights.items()})
 
 
+@dataclass(frozen=True, eq=False)
+class _Visit:
+    """A layer on a walk through a model; the attributes are those of `_Holder`."""
+
+    layer: "Layer"
+    spec: Any
+    place: str
+    path: tuple[str, ...]
+    trainable: bool
+
+    def holder(self) -> _Holder:
+        """Return the layer as one with weights of its own."""
+        quantization = getattr(self.spec, "quantization", None)
+        quantized = None if quantization is None else StoredArrays(self.layer, quantization)
+        lora = getattr(self.spec, "lora", None)
+        return _Holder(self.layer, self.place, self.path, self.trainable, lora, quantized)
+
+
 class _Tree:
     """The archive's names for the layers of a model, which are those of classes with a counter.
 
@@ -251,15 +275,15 @@ class _Tree:
         self.count_twice = container != "layers"
         self.first_path: dict[int, tuple[str, ...]] = {}
 
-    def holders(
+    def walk(
         self,
         layer: Any,
         spec: Any,
         place: str = "",
         path: tuple[str, ...] = (),
         trainable: bool = True,
-    ) -> Iterator[_Holder]:
-        """Yield every `_Holder` in a layer or model, in the order of its ``weights``."""
+    ) -> "Iterator[_Visit]":
+        """Yield a layer and all layers in it, or those of a model, in the order of their ``weights``."""
         shared_id = getattr(spec, "shared_id", None)
         if shared_id is not None:
             path = self.first_path.setdefault(shared_id, path)
@@ -267,31 +291,34 @@ class _Tree:
         place = f"{place} > {name}" if place else name
         if isinstance(spec, ModelSpec):
             trainable = trainable and spec.trainable
-            for part, part_spec, key in self.members(layer, spec):
-                part_path = (*path, self.container, key)
-                yield from self.holders(part, part_spec, place, part_path, trainable)
+            for part, part_spec, keys in self.members(layer, spec):
+                yield from self.walk(part, part_spec, place, (*path, *keys), trainable)
             return
         trainable = trainable and getattr(layer, "trainable", True)
-        if layer._weights:
-            quantization = getattr(spec, "quantization", None)
-            quantized = None if quantization is None else StoredArrays(layer, quantization)
-            lora = getattr(spec, "lora", None)
-            yield _Holder(layer, place, path, trainable, lora, quantized)
+        yield _Visit(layer, spec, place, path, trainable)
         for attribute, child in layer._children():
             specs = spec.config.get(attribute) if spec else None
             if isinstance(child, list):
-                keys = _class_keys([snake_case(type(one).__name__) for one in child])
-                for i, (one, key) in enumerate(zip(child, keys, strict=True)):
-                    one_path = (*path, attribute, key)
+                for i, (one, key) in enumerate(zip(child, self.keys_of_list(child), strict=True)):
                     one_spec = specs[i] if specs else None
-                    yield from self.holders(one, one_spec, place, one_path, trainable)
+                    yield from self.walk(one, one_spec, place, (*path, attribute, key), trainable)
             else:
-                yield from self.holders(child, specs, place, (*path, attribute), trainable)
+                yield from self.walk(child, specs, place, (*path, attribute), trainable)
+
+    def holders(self, layer: Any, spec: Any) -> Iterator[_Holder]:
+        """Yield every `_Holder` in a layer or model, in the order of its ``weights``."""
+        for visit in self.walk(layer, spec):
+            if visit.layer._weights:
+                yield visit.holder()
+
+    def keys_of_list(self, children: "list[Layer]") -> list[str]:
+        """Return the names of the layers in a list that is a layer's attribute."""
+        return _class_keys([snake_case(type(one).__name__) for one in children])
 
     def members(
         self, model: "Model", spec: ModelSpec
-    ) -> "Iterator[tuple[Layer, LayerSpec | ModelSpec, str]]":
-        """Yield the layers of a model with their specs and keys; operations have no keys."""
+    ) -> "Iterator[tuple[Layer, LayerSpec | ModelSpec, tuple[str, ...]]]":
+        """Yield the layers of a model with their specs and the ends of their paths; operations have none."""
         pairs = [
             (layer, layer_spec)
             for layer, layer_spec in zip(model._layers, spec.layers, strict=True)
@@ -300,7 +327,20 @@ class _Tree:
         stems = [snake_case(layer_spec.class_name) for _, layer_spec in pairs]
         steps = [2 if self.count_twice and layer.weights else 1 for layer, _ in pairs]
         for (layer, layer_spec), key in zip(pairs, _class_keys(stems, steps), strict=True):
-            yield layer, layer_spec, key
+            yield layer, layer_spec, (self.container, key)
+
+
+class _TrackedTree(_Tree):
+    """The names of TensorFlow's checkpoints for the layers of a model, which are counted one like the other."""
+
+    def members(
+        self, model: "Model", spec: ModelSpec
+    ) -> "Iterator[tuple[Layer, LayerSpec | ModelSpec, tuple[str, ...]]]":
+        for i, (layer, layer_spec) in enumerate(zip(model._layers, spec.layers, strict=True)):
+            yield layer, layer_spec, (f"layer-{i - spec.unlisted_inputs}",)
+
+    def keys_of_list(self, children: "list[Layer]") -> list[str]:
+        return [str(i) for i in range(len(children))]
 
 
 def _class_keys(stems: list[str], steps: list[int] | None = None) -> list[str]:
@@ -316,7 +356,7 @@ def _class_keys(stems: list[str], steps: list[int] | None = None) -> list[str]:
 
 
 class ArrayInMemory:
-    """An array with the interface of `fastrnn.saving.hdf5.StoredArray`."""
+    """An array with the interface of `fastrnn.saving.arrays.StoredArray`."""
 
     def __init__(self, array: ArrayLike, place: str) -> None:
         self._array = np.asarray(array)
@@ -327,21 +367,21 @@ class ArrayInMemory:
         return self._array.astype(dtype)
 
 
-Arrays = Sequence[StoredArray | ArrayInMemory]
+Arrays = Sequence[StoredArray]
 Parts = list[tuple[_Holder, list[str]]]
 """Which weights of which layers, in the order of the arrays for them."""
 
 
-def assign_stored(model: "Model", spec: ModelSpec, root: Group) -> None:
-    """Fill a built model with the weights of an HDF5 file.
+def assign_stored(model: "Model", spec: ModelSpec, root: Group | TrackedObject) -> None:
+    """Fill a built model with the weights of a file, and with the states that a SavedModel holds.
 
     Parameters
     ----------
     model : Model
         As built from `spec`, every layer with its weights.
     spec : ModelSpec
-    root : fastrnn.saving.hdf5.Group
-        The root of a whole-model ``.h5`` file, of a weights file or of an archive's weights.
+    root : fastrnn.saving.hdf5.Group or fastrnn.saving.object_graph.TrackedObject
+        The root of a whole-model ``.h5`` file, of a weights file, of an archive's weights or of a checkpoint.
 
     Raises
     ------
@@ -349,6 +389,12 @@ def assign_stored(model: "Model", spec: ModelSpec, root: Group) -> None:
         If a weight is missing, left over, or not of the expected shape or type. The model is then
         as it was.
     """
+    if isinstance(root, TrackedObject):
+        root = _tracked_model(root)
+        values, states = _find_by_attributes(model, spec, root), _find_states(model, spec, root)
+        _set(model, spec, values)
+        _set_states(states)
+        return
     group = root.group("model_weights") or root
     names = group.texts("layer_names")
     if names is not None:
@@ -378,7 +424,7 @@ def assign_arrays(
     _set(layer, spec, _match(parts, stored, f"{type(layer).__name__} {layer.name!r}"))
 
 
-def _arrays_of_layer(group: Group, name: str) -> list[StoredArray]:
+def _arrays_of_layer(group: Group, name: str) -> Arrays:
     layer_group = group.group(name)
     if layer_group is None:
         raise ModelFormatError(f"{group.place} has no group for the layer {name!r}")
@@ -394,7 +440,7 @@ def _arrays_of_layer(group: Group, name: str) -> list[StoredArray]:
 def _find_by_order(
     model: "Model",
     spec: ModelSpec,
-    stored: list[tuple[str, list[StoredArray]]],
+    stored: list[tuple[str, Arrays]],
     group: Group,
     version: tuple[int, ...],
 ) -> Values:
@@ -450,6 +496,90 @@ def _group_at(root: Group, path: tuple[str, ...]) -> Group | None:
             if group is not None:
                 return group
     return None
+
+
+def _tracked_model(root: TrackedObject) -> TrackedObject:
+    """Return the model in a checkpoint, which may be the one model that a ``tf.train.Checkpoint`` was made of."""
+    candidates = [root, *filter(None, map(root.child, root.names()))]
+    models = [one for one in candidates if one.child("layer-0") is not None]
+    if models[:1] == [root] or len(models) == 1:
+        return models[0]
+    found = _listing(one.path[-1] for one in models) or "none"
+    raise ModelFormatError(f"{root.place} holds the models {found}; expected the layers of one")
+
+
+def _find_by_attributes(model: "Model", spec: ModelSpec, root: TrackedObject) -> Values:
+    surplus = f"layer-{len(spec.layers) - spec.unlisted_inputs}"
+    if root.child(surplus) is not None:
+        raise ModelFormatError(f"{root.place} holds more layers than the model has")
+    values: Values = {}
+    for holder in _TrackedTree().holders(model, spec):
+        found = _object_at(root, holder.path)
+        if found is None:
+            raise ModelFormatError(
+                f"{root.place} has no {'/'.join(holder.path)} for {holder.place}"
+            )
+        by_name = found.variables()
+        names = holder.stored_names()
+        if set(names) <= set(by_name):
+            stored = [by_name[name] for name in names]
+        else:  # a layer of the caller's own may call them otherwise, and some have two names
+            stored = list({array.place: array for array in by_name.values()}.values())
+        values |= _match(_all_of([holder]), stored, found.place)
+    return values
+
+
+def _object_at(root: TrackedObject, path: tuple[str, ...]) -> TrackedObject | None:
+    """Return the object of a layer; attributes may be private there, and layers of CuDNN have no cell."""
+    found: TrackedObject | None = root
+    for name in path:
+        if found is None:
+            return None
+        held = found.child(name) or found.child(f"_{name}")
+        found = found if held is None and name == "cell" else held
+    return found
+
+
+def _find_states(
+    model: "Model", spec: ModelSpec, root: TrackedObject
+) -> "list[tuple[RNN, list[np.ndarray], str]]":
+    """Return the states that stateful layers had when they were saved, flat."""
+    states = []
+    for visit in _TrackedTree().walk(model, spec):
+        layer = visit.layer
+        found = _object_at(root, (*visit.path, "keras_api", "states"))
+        if found is None or not isinstance(layer, RNN) or not layer.stateful:
+            continue
+        stored = _arrays_in_list(found)
+        if stored:  # there are none before the first call
+            arrays = [array.read(layer.compute_dtype) for array in stored]
+            states.append((layer, arrays, found.place))
+    return states
+
+
+def _arrays_in_list(found: TrackedObject) -> list[StoredArray]:
+    """Return the variables in a list of variables and of such lists."""
+    arrays: list[StoredArray] = []
+    rest = [found]
+    for _ in range(MAX_STATES):
+        if not rest:
+            return arrays
+        item = rest.pop()
+        variable = item.variable()
+        if variable is not None:
+            arrays.append(variable)
+            continue
+        items = [item.child(str(i)) for i in range(len(item.names()))]
+        rest += [one for one in reversed(items) if one is not None]
+    raise ModelFormatError(f"{found.place} holds more than {MAX_STATES} states and lists of them")
+
+
+def _set_states(states: "list[tuple[RNN, list[np.ndarray], str]]") -> None:
+    for layer, arrays, place in states:
+        try:
+            layer.reset_states(arrays)
+        except ValueError as error:
+            raise ModelFormatError(f"{place}: {error}") from error
 
 
 def _all_of(holders: list[_Holder]) -> Parts:

@@ -30,11 +30,18 @@ LOADED = ("same", "other numbers")
 """What a version that loads its own file makes of it."""
 
 
+def load(path: Path) -> fastrnn.Model:
+    """Load what `generate.py` saved: a model, or the weights that go with the architecture beside them."""
+    if path.suffix == ".ckpt":
+        return fastrnn.load_model(f"{path}.json", weights=path)
+    return fastrnn.load_model(path)
+
+
 def difference(path: Path, stored: dict[str, np.ndarray]) -> str | None:
     """Return what is wrong with a file, None if all is right."""
     own = path.suffix if f"{path.suffix}out0_0" in stored else ""
     try:
-        model = fastrnn.load_model(path)
+        model = load(path)
         inputs = [stored[f"in{i}"] for i in range(sum(name.startswith("in") for name in stored))]
         for call in range(2):
             outputs = flatten(model(inputs if len(inputs) > 1 else inputs[0]))

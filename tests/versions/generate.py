@@ -1,13 +1,15 @@
 """Write random recurrent models, as one version of Keras saves them, with what that version computes.
 
-    python generate.py FOLDER --first 0 --count 200 [--keras tf_keras]
+    python generate.py FOLDER --first 0 --count 200 [--keras tf_keras] [--formats .tf .ckpt]
 
 runs inside the environment of the version that is looked at, so it needs nothing but that Keras, NumPy
 and Python 3.6. A seed gives the same model everywhere, but for layers and options that a version does
 not have: an option that it refuses is left out, a block of layers that it refuses is skipped, and a
 model that it cannot run or save is counted by the reason.
 
-For each model the folder gets SEED.keras and SEED.h5, where the version writes them, SEED.npz with
+For each model the folder gets SEED.keras and SEED.h5, where the version writes them, or what `--formats`
+tells: SEED.tf is a SavedModel folder, which takes the TensorFlow Keras 2 that writes it many seconds, and SEED.ckpt
+a TensorFlow checkpoint, whose architecture stands beside it as SEED.ckpt.json. And SEED.npz with
 in0, in1, ... and of two calls, one after the other, out0_0, out0_1, ..., out1_0, ..., and a line in
 models.jsonl that says what the model is made of. Where the version itself makes another model of one of
 the files, those outputs are there too: .h5out0_0, ...
@@ -796,10 +798,35 @@ def two_calls(model, arrays):
     return outputs
 
 
+def save(model, path):
+    """Save a model in the format that the end of the path tells."""
+    if path.endswith(".ckpt"):
+        with open(path + ".json", "w") as file:
+            file.write(model.to_json())
+        model.save_weights(path, save_format="tf")
+    elif path.endswith(".tf"):
+        for layer in model.layers:
+            if getattr(layer, "stateful", False):
+                layer.reset_states()  # a SavedModel holds them
+        model.save(path, save_format="tf")
+    else:
+        model.save(path)
+
+
+def load(keras, path):
+    """Load what `save` saved."""
+    if not path.endswith(".ckpt"):
+        return keras.models.load_model(path)
+    with open(path + ".json") as file:
+        model = keras.models.model_from_json(file.read())
+    model.load_weights(path).expect_partial()
+    return model
+
+
 def reloaded(keras, path, arrays, outputs):
     """Return what this version makes of its own file: "same", "other numbers", or an error; and other numbers."""
     try:
-        found = two_calls(keras.models.load_model(path), arrays)
+        found = two_calls(load(keras, path), arrays)
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:80]}", {}
     if all(np.allclose(found[key], outputs[key], 1e-4, 1e-5, equal_nan=True) for key in outputs):
@@ -807,13 +834,15 @@ def reloaded(keras, path, arrays, outputs):
     return "other numbers", found
 
 
-def generate(keras, folder, seeds, blocks=None, debug=False):
+def usual_formats(keras):
+    """The formats, by the ends of their files' names, that a version writes as single files."""
+    version = tuple(int(part) for part in keras.__version__.split("-")[0].split(".")[:2])
+    return [".keras", ".h5"] if version >= (2, 12) else [".h5"]
+
+
+def generate(keras, folder, seeds, formats, blocks=None, debug=False):
     """Write the models of `seeds`; returns how often what was skipped or failed."""
     skipped, failed, written = collections.Counter(), collections.Counter(), 0
-    extensions = [".h5"]
-    version = tuple(int(part) for part in keras.__version__.split("-")[0].split(".")[:2])
-    if version >= (2, 12):
-        extensions = [".keras", ".h5"]
     with open(os.path.join(folder, "models.jsonl"), "a") as index:
         for seed in seeds:
             clear = getattr(keras.backend, "clear_session", None)
@@ -829,9 +858,9 @@ def generate(keras, folder, seeds, blocks=None, debug=False):
                     traceback.print_exc()
                 continue
             saved, stored = {}, dict(outputs)
-            for extension in extensions:
+            for extension in formats:
                 try:
-                    model.save(path + extension)
+                    save(model, path + extension)
                     saved[extension], others = reloaded(
                         keras, path + extension, generator.arrays, outputs
                     )
@@ -840,7 +869,7 @@ def generate(keras, folder, seeds, blocks=None, debug=False):
                     failed[f"save {extension}: {str(error).strip()[:80]}"] += 1
                     if debug:
                         traceback.print_exc()
-                    if os.path.exists(path + extension):
+                    if os.path.isfile(path + extension):
                         os.remove(path + extension)
             if not saved:
                 continue
@@ -862,6 +891,12 @@ def main():
     parser.add_argument(
         "--keras", default="keras", help="the module: keras, tf_keras or tensorflow.keras"
     )
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        choices=[".keras", ".h5", ".tf", ".ckpt"],
+        help="as the version by default",
+    )
     parser.add_argument("--blocks", type=int, default=None)
     parser.add_argument("--debug", action="store_true")
     options = parser.parse_args()
@@ -873,7 +908,14 @@ def main():
     if not os.path.isdir(options.folder):
         os.makedirs(options.folder)
     seeds = range(options.first, options.first + options.count)
-    written, skipped, failed = generate(keras, options.folder, seeds, options.blocks, options.debug)
+    written, skipped, failed = generate(
+        keras,
+        options.folder,
+        seeds,
+        options.formats or usual_formats(keras),
+        options.blocks,
+        options.debug,
+    )
     print(f"Keras {keras.__version__}: {written} models of seeds {seeds[0]} to {seeds[-1]}")
     for title, counter in (("blocks skipped", skipped), ("models that failed", failed)):
         print(f"  {title}: {sum(counter.values())}")
