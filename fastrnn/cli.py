@@ -61,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     info = commands.add_parser("info", help="tell what a saved model holds")
-    info.add_argument("model", type=Path, metavar="MODEL", help=".keras, .h5 or .json file")
+    info.add_argument(
+        "model", type=Path, metavar="MODEL", help=".keras, .h5 or .json file, or SavedModel folder"
+    )
     info.add_argument("--weights", type=Path, metavar="PATH", help="weights of a .json file")
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=_info)

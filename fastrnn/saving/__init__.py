@@ -2,7 +2,7 @@
 
     file or object -> config -> ModelSpec -> model -> weights
 
-`files` finds out what a file is and opens it safely (`hdf5`, `archive`), `config` reads every
+`files` finds out what a file is and opens it safely (`hdf5`, `archive`, `savedmodel`), `config` reads every
 version's configs into the one form of `spec` with the help of the tables in `eras`,
 `building` has `fastrnn.model` build the model, and `weights` fills it.
 """
@@ -34,17 +34,19 @@ def load_model(
 ) -> "Model":
     """Load a model that Keras saved.
 
-    Nothing in a file is ever executed, imported or unpickled, and no other file is opened but those
-    that hold the weights that a ``.weights.json`` beside them lists.
+    Nothing in a file is ever executed, imported or unpickled, and no other file is opened but those of its folder, and
+    those that hold the weights that a ``.weights.json`` beside them lists.
 
     Parameters
     ----------
     path : str or path-like
-        A ``.keras`` archive (or the directory it unpacks to), a whole-model ``.h5`` file, or the
-        JSON of ``model.to_json()``; of Keras 1, 2 or 3. The content tells which, not the name.
+        A ``.keras`` archive (or the directory it unpacks to), a whole-model ``.h5`` file, a SavedModel
+        folder (or a zip file of one), or the JSON of ``model.to_json()``; of Keras 1, 2 or 3. The content tells
+        which, not the name.
     weights : str or path-like, optional
-        A ``.weights.h5`` file, the ``.weights.json`` of several, or an older weights-only ``.h5``, to
-        go with a JSON; given with a whole model, its weights are taken instead of the model's own.
+        A ``.weights.h5`` file, the ``.weights.json`` of several, an older weights-only ``.h5``, or a TensorFlow
+        checkpoint (its path without ``.index``, or the folder whose newest it is), to go with a JSON; given with a
+        whole model, its weights are taken instead of the model's own.
     custom_objects : dict of str to object, optional
         Your own classes and functions, by the name that the file knows them by.
     precision : {"float32", "bfloat16", "int8"}, optional

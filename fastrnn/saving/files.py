@@ -34,7 +34,7 @@ _KINDS = (
     (b"\x93NUMPY", "a NumPy file"),
     (b"GIF", "an image"),
     (b"<", "a web page or XML"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file it stands for"),
+    (members.LFS_POINTER, "a Git LFS pointer, not the file it stands for"),
 )
 
 
@@ -151,7 +151,7 @@ def _kind_of(file: str | os.PathLike[str]) -> tuple[Path, Kind]:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        if path.name and path.with_name(path.name + tensor_bundle.INDEX).exists():
+        if _is_checkpoint(path):
             return path, "checkpoint"
         raise FileNotFoundError(f"there is no file {str(path)!r}") from None
     if stat.S_ISDIR(mode):
@@ -170,9 +170,15 @@ def _kind_of(file: str | os.PathLike[str]) -> tuple[Path, Kind]:
         return path, "json"
     if end == sstable.MAGIC and path.suffix == tensor_bundle.INDEX:
         return path.with_suffix(""), "checkpoint"
+    if path.name == _LATEST and _is_checkpoint(path):  # Keras Tuner's, of the same name as the note
+        return path, "checkpoint"
     known = (what for signature, what in _KINDS if start.startswith(signature))
     what = next(known, "neither a .keras archive, an HDF5 file nor JSON" if start else "empty")
     raise ModelFormatError(f"{path} is {what}; expected a model that Keras saved")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return bool(path.name) and path.with_name(path.name + tensor_bundle.INDEX).is_file()
 
 
 def _kind_of_directory(path: Path) -> tuple[Path, Kind]:

@@ -1,6 +1,7 @@
-"""What a ``.keras`` archive starts with and holds."""
+"""What files start with, and what a ``.keras`` archive holds."""
 
 SIGNATURE = b"PK\x03\x04"
+LFS_POINTER = b"version https://git-lfs"
 CONFIG = "config.json"
 METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"

@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 from fastrnn.errors import ModelFormatError
 from fastrnn.saving import arrays
 from fastrnn.saving.crc32c import crc32c, masked
+from fastrnn.saving.members import LFS_POINTER
 from fastrnn.saving.protobuf import Message, read_varint
 from fastrnn.saving.sstable import read_table
 
@@ -70,6 +71,7 @@ class TensorBundle:
         index = archive.read(prefix + INDEX, MAX_INDEX_BYTES)
         if index is None:
             raise ModelFormatError(f"{archive.path} has no {prefix}{INDEX}")
+        _refuse_pointer(index, self.place)
         self._entries = read_table(index, self.place)
         header = Message(self._entries.get(b"", b""), self.place)
         self._n_files = header.number(1)
@@ -143,6 +145,7 @@ class TensorBundle:
             if file is None:
                 raise ModelFormatError(f"{self._archive.path} has no {name}")
             self._files[number] = self._stack.enter_context(file)
+            _refuse_pointer(file.read(len(LFS_POINTER)), f"{self._archive.path}: {name}")
         return self._files[number]
 
 
@@ -185,6 +188,11 @@ class BundleArray:
         if self._is_bfloat16:
             data = arrays.widened_bfloat16(data)
         return arrays.converted(data, dtype)
+
+
+def _refuse_pointer(start: bytes, place: str) -> None:
+    if start.startswith(LFS_POINTER):
+        raise ModelFormatError(f"{place} is a Git LFS pointer, not the file it stands for")
 
 
 def _shape(entry: Message) -> tuple[int, ...]:

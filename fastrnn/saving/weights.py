@@ -504,8 +504,11 @@ def _tracked_model(root: TrackedObject) -> TrackedObject:
     models = [one for one in candidates if one.child("layer-0") is not None]
     if models[:1] == [root] or len(models) == 1:
         return models[0]
-    found = _listing(one.path[-1] for one in models) or "none"
-    raise ModelFormatError(f"{root.place} holds the models {found}; expected the layers of one")
+    if models:
+        raise ModelFormatError(
+            f"{root.place} holds the models {_listing(one.path[-1] for one in models)}; expected one"
+        )
+    raise ModelFormatError(f"{root.place} tells of no Sequential or functional model of Keras 2")
 
 
 def _find_by_attributes(model: "Model", spec: ModelSpec, root: TrackedObject) -> Values:
@@ -536,7 +539,8 @@ def _object_at(root: TrackedObject, path: tuple[str, ...]) -> TrackedObject | No
         if found is None:
             return None
         held = found.child(name) or found.child(f"_{name}")
-        found = found if held is None and name == "cell" else held
+        is_cell_itself = held is None and name == "cell" and found.variables()
+        found = found if is_cell_itself else held
     return found
 
 
