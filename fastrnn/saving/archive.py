@@ -11,7 +11,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from fastrnn.errors import ModelFormatError
 from fastrnn.saving.members import WEIGHTS
@@ -74,7 +73,7 @@ class DirectoryArchive:
         """Return "" if there is such a file, else None: folders within are not searched."""
         return "" if self.has(member) else None
 
-    def stream(self, member: str) -> BinaryIO | None:
+    def stream(self, member: str) -> io.BufferedIOBase | None:
         file = self._file(member)
         return None if file is None else open(file, "rb")
 
@@ -148,7 +147,7 @@ class ZipArchive:
             )
         return folders[0] if folders else None
 
-    def stream(self, member: str) -> BinaryIO | None:
+    def stream(self, member: str) -> io.BufferedIOBase | None:
         content = self.read(member)
         return None if content is None else io.BytesIO(content)
 

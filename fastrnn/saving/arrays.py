@@ -40,6 +40,6 @@ def widened_bfloat16(data: np.ndarray) -> np.ndarray:
 
 
 def converted(data: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Return a copy of another type; what is too large for it becomes infinite."""
+    """Return an array in another type, itself if it has it; what is too large for it becomes infinite."""
     with np.errstate(over="ignore"):
-        return data.astype(dtype)
+        return data.astype(dtype, copy=False)

@@ -62,7 +62,7 @@ def _after_words(register: int, words: np.ndarray) -> int:
     return int(_apply(_words_later(0), folded)[0])
 
 
-def crc32c(data: bytes | memoryview, start: int = 0) -> int:
+def crc32c(data: bytes | bytearray | memoryview, start: int = 0) -> int:
     """Return the checksum of `data` behind data whose checksum is `start`."""
     register = start ^ 0xFFFFFFFF
     odd = len(data) % 4

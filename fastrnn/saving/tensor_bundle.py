@@ -1,9 +1,10 @@
 """Reading the arrays of TensorFlow's checkpoints: a table of what there is, and files that hold the numbers."""
 
 import contextlib
+import io
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -66,7 +67,7 @@ class TensorBundle:
         self._archive = archive
         self._prefix = prefix
         self._stack = stack
-        self._files: dict[int, BinaryIO] = {}
+        self._files: dict[int, io.BufferedIOBase] = {}
         self.place = f"{archive.path}: {prefix}{INDEX}"
         index = archive.read(prefix + INDEX, MAX_INDEX_BYTES)
         if index is None:
@@ -121,8 +122,8 @@ class TensorBundle:
             raise ModelFormatError(f"{entry.place} is stored in slices, which are not read")
         return entry
 
-    def read(self, entry: Message) -> bytes:
-        """Return the bytes that an entry of the table tells of."""
+    def read(self, entry: Message) -> bytearray:
+        """Return the bytes that an entry of the table tells of; they are nobody else's."""
         file = self._file(entry.number(3))
         offset, size = entry.number(4), entry.number(5)
         held = file.seek(0, 2)
@@ -131,12 +132,13 @@ class TensorBundle:
                 f"{entry.place} tells of bytes {offset} to {offset + size} of a file of {held}"
             )
         file.seek(offset)
-        data = file.read(size)
-        if len(data) != size:
-            raise ModelFormatError(f"{entry.place} tells of {size} bytes, {len(data)} can be read")
+        data = bytearray(size)
+        count = file.readinto(data)
+        if count != size:
+            raise ModelFormatError(f"{entry.place} tells of {size} bytes, {count} can be read")
         return data
 
-    def _file(self, number: int) -> BinaryIO:
+    def _file(self, number: int) -> io.BufferedIOBase:
         if not 0 <= number < self._n_files:
             raise ModelFormatError(f"{self.place} tells of file {number} of {self._n_files} files")
         if number not in self._files:
