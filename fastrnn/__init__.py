@@ -19,6 +19,7 @@ except ImportError as error:
 from fastrnn import layers, models, ops
 from fastrnn._dispatch import get_num_threads, num_threads, set_num_threads, show_config
 from fastrnn.errors import ModelFormatError, NotStreamableError, UnsupportedLayerError
+from fastrnn.explanation import explain
 from fastrnn.layers import Input, Layer
 from fastrnn.model import Functional, Model, Sequential
 from fastrnn.saving import from_keras, load_model
@@ -35,6 +36,7 @@ __all__ = [
     "Sequential",
     "UnsupportedLayerError",
     "__version__",
+    "explain",
     "from_keras",
     "get_num_threads",
     "layers",

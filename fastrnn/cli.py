@@ -68,6 +68,20 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=_info)
 
+    explain = commands.add_parser("explain", help="tell what a call of a saved model runs, and how")
+    explain.add_argument("model", type=Path, metavar="MODEL", help=".keras, .h5 or .json file")
+    explain.add_argument("--weights", type=Path, metavar="PATH", help="weights of a .json file")
+    explain.add_argument(
+        "--shape",
+        type=_shape,
+        action="append",
+        required=True,
+        metavar="B,T,F",
+        help="shape of an input with the batch; once for each input",
+    )
+    explain.add_argument("--json", action="store_true", help="print one JSON object")
+    explain.set_defaults(run=_explain)
+
     config = commands.add_parser("config", help="tell how fastrnn runs on this machine")
     config.set_defaults(run=_config)
     return parser
@@ -110,6 +124,19 @@ def _info(options: argparse.Namespace) -> int:
         print(json.dumps(_describe(model), indent=2))
     else:
         model.summary()
+    return OK
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """A shape such as 32,100,8, or ValueError."""
+    return tuple(int(size) for size in text.replace("x", ",").split(","))
+
+
+def _explain(options: argparse.Namespace) -> int:
+    model = fastrnn.load_model(options.model, weights=options.weights)
+    shapes = options.shape
+    explanation = fastrnn.explain(model, shapes[0] if len(shapes) == 1 else shapes)
+    print(json.dumps(explanation.as_dict(), indent=2) if options.json else explanation)
     return OK
 
 

@@ -473,6 +473,14 @@ class Model(Layer):
             print(f"{rows} rows in {-(-rows // group) if rows else 0} steps")
         return outputs
 
+    def _explain(self, inputs: Nested) -> list[dict[str, Any]]:
+        """What runs in a call on such inputs, in its order, as `Plan.run` tells it. States stay as they are."""
+        self._build_for_call(inputs)
+        arrays = self._signature.checked(inputs, self.calls_take_any_size)
+        given = [array for array in arrays if array is not None]
+        executable, _ = self._executable((False,) * len(arrays))
+        return executable.explain(given)
+
     def predict_on_batch(self, x: Nested) -> Nested:
         """Compute the model for one batch, of any sizes that `predict` takes."""
         results = self._prepared.shortest.run(x)

@@ -53,6 +53,10 @@ class Step:
         """Return the step of the compiled core, or None if there is no kernel for it."""
         return None
 
+    def explain(self, arrays: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Return what runs in NumPy."""
+        return {"operation": getattr(self, "name", None) or type(self).__name__}
+
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Return the targets' arrays, a tuple, from the sources', computed by NumPy."""
         raise NotImplementedError
@@ -807,7 +811,12 @@ class Plan:
             needed = needed - made | read
         return segments[::-1]
 
-    def run(self, arrays: Sequence[np.ndarray], compiled: bool = True) -> list[np.ndarray]:
+    def run(
+        self,
+        arrays: Sequence[np.ndarray],
+        compiled: bool = True,
+        seen: list[dict[str, Any]] | None = None,
+    ) -> list[np.ndarray]:
         """Run the steps.
 
         Parameters
@@ -816,13 +825,15 @@ class Plan:
             The inputs; they are converted where a step needs another dtype or a contiguous array.
         compiled : bool
             Use the compiled core; otherwise every step runs in NumPy (for tests).
+        seen : list, optional
+            Gets what runs: for each program what `_core.Program.explain` tells, for each step in NumPy its "operation".
 
         Returns
         -------
         list of ndarray
             The outputs; none is an input.
         """
-        if self.program is not None and compiled:
+        if self.program is not None and compiled and seen is None:
             results = self.program.run(tuple(arrays))
             if results is not None:
                 return list(results) if isinstance(results, tuple) else [results]
@@ -838,6 +849,8 @@ class Plan:
                 )
                 for number in sources
             ]
+            if seen is not None:
+                seen.append(part.explain(converted))
             with np.errstate(all="ignore"):
                 values.update(zip(targets, part.run(converted), strict=True))
         outputs: list[np.ndarray] = []
@@ -881,6 +894,9 @@ class _Segment:
     @property
     def indices(self) -> set[int]:
         return {source for step in self.steps for source in step.indices}
+
+    def explain(self, arrays: Sequence[np.ndarray]) -> dict[str, Any]:
+        return self.program.explain([array.shape for array in arrays])
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         results = self.program.run(tuple(arrays))
@@ -959,6 +975,13 @@ class Executable:
         if not self._casts_any:
             return list(outputs)
         return [converted(array, dtype) for array, dtype in zip(outputs, self._casts, strict=True)]
+
+    def explain(self, arrays: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """Return what runs on such arrays, in its order, as `Plan.run` tells it. States stay as they are."""
+        seen: list[dict[str, Any]] = []
+        states = [state for layer in self._reads_states for state in layer.flat_states]
+        self.plan.run([*arrays, *states], seen=seen)
+        return seen
 
     def run_directly(
         self, shapes: Sequence[Shape], dtypes: Sequence[np.dtype | None]
