@@ -24,7 +24,7 @@ from tests.test_core import (
 from tests.test_precision import NARROW
 from tests.test_streaming import MODELS, flat, inputs_for, sequential, with_random_weights
 
-# Rows of a batch that a tile of work takes at most: ROWS_AT_ONCE of kernels/tuning.pxi. A tile of sums has 3 to 7.
+# Rows of a batch that a tile of work takes at most: ROWS_AT_ONCE of kernels/tuning.pxd. A tile of sums has 3 to 7.
 TILE = 96
 MOST_LANES = 16
 # One more and one fewer than every number of lanes, and than one tile and two; threads share hundreds and thousands.
