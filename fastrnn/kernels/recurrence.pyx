@@ -10,14 +10,14 @@ from fastrnn.kernels.layers cimport (
 from fastrnn.kernels.loop cimport Now, run_sequence
 from fastrnn.kernels.panels cimport multiply_rows, multiply_tile, project, rows_of_tile
 from fastrnn.kernels.simd cimport (
-    LANES, REAL_BITS, TILE_ROWS, TILE_VECTORS, from_whole, largest_magnitude, load, quantise, real, round_to_bfloat16,
-    store, vec,
+    LANES, REAL_BITS, TILE_ROWS, TILE_VECTORS, VECTOR_BYTES, from_whole, largest_magnitude, load, quantise, real,
+    round_to_bfloat16, store,
 )
 from fastrnn.kernels.team cimport Member, await_start, dismiss, gather, join_team, meet
 from fastrnn.kernels.tuning cimport (
     FEATURES_TO_FUSE, NONE, PROJECTED_BYTES, ROWS_AT_ONCE, ROWS_OF_BLOCK, rows_beat_units,
 )
-from fastrnn.kernels.workspace cimport Bump, cache_line, index_at, take
+from fastrnn.kernels.workspace cimport CACHE_LINE, Bump, cache_line, index_at, take
 
 cdef extern from "exports.h" nogil:
     void multiply_words "FASTRNN_LOCAL(multiply_words)"(
@@ -548,10 +548,10 @@ cdef void run_units(
     cdef int number
     cdef real* final
     # On cache lines. A cell reads whole vectors from where a gate starts, so past the last gate of a narrow panel. What
-    # it makes of that nobody reads, but it should be no number whose arithmetic is slow: GRU(2) took 1.6 us or 10 us for
-    # 12 steps, by whether the stack held halves of addresses there, which are denormal numbers.
-    cdef vec zx[ROWS_OF_BLOCK * TILE_VECTORS + TILE_VECTORS + 1]
-    cdef vec zh[ROWS_OF_BLOCK * TILE_VECTORS + TILE_VECTORS + 1]
+    # it makes of that nobody reads, but it should be no number whose arithmetic is slow: GRU(2) took 1.6 us or 10 us
+    # for 12 steps, by whether the stack held halves of addresses there, which are denormal numbers.
+    cdef char zx[(ROWS_OF_BLOCK + 1) * TILE_VECTORS * VECTOR_BYTES + CACHE_LINE]
+    cdef char zh[(ROWS_OF_BLOCK + 1) * TILE_VECTORS * VECTOR_BYTES + CACHE_LINE]
     cdef const real* ahead[ROWS_AT_ONCE]
     cdef Py_ssize_t active[ROWS_AT_ONCE]
     cdef char marks[3 * ROWS_AT_ONCE]

@@ -8,6 +8,9 @@ cdef extern from "numpy/ndarraytypes.h":
         NPY_INT64
         NPY_FLOAT32
 
+cdef enum:
+    CACHE_LINE = 64          # bytes
+
 cdef struct Bump:
     # Hands out parts of a block, each on a cache line of its own; with no block it only counts.
     char* base
@@ -15,12 +18,12 @@ cdef struct Bump:
 
 
 cdef inline void* cache_line(void* address) noexcept nogil:
-    return <void*>((<size_t>address + 63) // 64 * 64)
+    return <void*>((<size_t>address + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)
 
 
 cdef inline void* take(Bump* bump, size_t size) noexcept nogil:
     cdef size_t start = bump.used
-    bump.used += (size + 63) // 64 * 64
+    bump.used += (size + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
     return bump.base + start if bump.base != NULL else NULL
 
 
