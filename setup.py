@@ -1,6 +1,7 @@
 """Builds `fastrnn._core`, with the kernels linked in once for each instruction set and number type.
 
-FASTRNN_BUILD=native leaves out the instruction sets that this CPU lacks. FASTRNN_WERROR=1 makes the compiler's warnings
+FASTRNN_BUILD=native leaves out the instruction sets that this CPU lacks, and base, v3 or v4 all but one; without it, or
+with all, none is left out. FASTRNN_WERROR=1 makes the compiler's warnings
 errors. FASTRNN_DEBUG=1 builds for a debugger, with checks of bounds.
 """
 
@@ -63,8 +64,15 @@ def levels() -> dict[str, list[str]]:
     """Instruction sets to build for, best first, with their flags."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return {"base": []}
-    if os.environ.get("FASTRNN_BUILD", "all") == "all":
+    asked = os.environ.get("FASTRNN_BUILD", "all")
+    if asked == "all":
         return X86_LEVELS
+    if asked in X86_LEVELS:
+        return {asked: X86_LEVELS[asked]}
+    if asked != "native":
+        raise SystemExit(
+            f"FASTRNN_BUILD={asked}: expected all, native or one of {', '.join(X86_LEVELS)}"
+        )
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     has = set(next((line for line in lines if line.startswith("flags")), "").split())
     return {level: flags for level, flags in X86_LEVELS.items() if NEEDED[level] <= has}
