@@ -11,3 +11,16 @@ class NotStreamableError(UnsupportedLayerError, ValueError):
 
 class ModelFormatError(ValueError):
     """A file that is not a Keras model, is damaged, or contradicts itself."""
+
+
+DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What Python raises where a file holds something of another kind than it should: not to be seen by who loads one."""

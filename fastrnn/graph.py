@@ -1,5 +1,6 @@
 """The graph of a model written with symbolic tensors, in the form that files have, too."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +42,9 @@ def graph(inputs: Nested, outputs: Nested) -> tuple[list["Layer"], list[NodeSpec
     ordered, places = _walk(starts, flatten(outputs))
     layers = _by_depth(ordered, places, starts)
     names = [layer.name for layer in layers]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(
-                f"the name {name!r} is that of {names.count(name)} layers of one model"
-            )
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(f"the name {name!r} is that of {count} layers of one model")
     indices: dict[Call, int] = {}
     counts: dict[Layer, int] = {}
     for call in sorted(ordered, key=lambda call: call.number):
@@ -57,7 +56,8 @@ def graph(inputs: Nested, outputs: Nested) -> tuple[list["Layer"], list[NodeSpec
         call, index = (starts[leaf], 0) if leaf in starts else (leaf.call, leaf.index)
         return TensorRef(call.layer.name, indices.get(call, 0), index)
 
-    calls = [call for call in indices if call not in starts.values()]
+    given = set(starts.values())
+    calls = [call for call in indices if call not in given]
     nodes = [
         NodeSpec(
             call.layer.name,

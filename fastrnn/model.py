@@ -620,8 +620,9 @@ class Sequential(Model):
     ) -> None:
         super().__init__(name=name, **kwargs)
         self._input: InputLayer | None = None
+        taken: set[str] = set()
         for layer in layers or []:
-            self._append(layer)
+            self._append(layer, taken)
         if self._input is not None and self._layers:
             self.build()
 
@@ -648,7 +649,7 @@ class Sequential(Model):
             If its name is taken, or it is an input that does not come first, or its input does not fit.
         """
         before, n_layers = self._input, len(self._layers)
-        self._append(layer)
+        self._append(layer, {other.name for other in self._layers})
         if self._input is not None and len(self._layers) > n_layers:
             try:
                 self.build()
@@ -658,8 +659,8 @@ class Sequential(Model):
                 self.built = self._input is not None and bool(self._layers)
                 raise
 
-    def _append(self, layer: Layer | KerasTensor) -> None:
-        """`add` without building: one model of many layers is built once."""
+    def _append(self, layer: Layer | KerasTensor, taken: set[str]) -> None:
+        """`add` without building: one model of many layers is built once. `taken` are the names of its layers."""
         if isinstance(layer, KerasTensor) and is_input(layer):
             layer = layer.call.layer
         if not isinstance(layer, Layer):
@@ -669,8 +670,9 @@ class Sequential(Model):
                 raise ValueError(f"model {self.name!r}: an input must be the first layer")
             self._input = layer
             return
-        if any(layer.name == other.name for other in self._layers):
+        if layer.name in taken:
             raise ValueError(f"model {self.name!r} has a layer named {layer.name!r} already")
+        taken.add(layer.name)
         if not self._layers and self._input is None and layer.declared_input_shape is not None:
             self._input = InputLayer(batch_shape=layer.declared_input_shape)
         if not self._layers and self._input is None and isinstance(layer, Model) and layer.built:
@@ -860,23 +862,28 @@ class Functional(Model):
         """The calls that `starts` need, each after those that it needs, depth first."""
         done = dict.fromkeys((ref.layer, ref.node) for ref in flatten(self._input_refs))
         n_inputs = len(done)
-        path: dict[tuple[str, int], None] = {}
-        waiting = list(reversed(starts))
-        while waiting:
-            call = waiting[-1]
-            if call in done:
-                waiting.pop()
-                continue
-            path[call] = None
-            missing = [one for one in needs.get(call, [call]) if one not in done]
-            if any(one in path for one in missing):
-                names = ", ".join(name for name, _ in path)
+        path: list[tuple[tuple[str, int], Iterator[tuple[str, int]]]] = []
+        on_path: set[tuple[str, int]] = set()
+
+        def enter(call: tuple[str, int]) -> None:
+            if call in on_path:
+                names = ", ".join(name for (name, _), _ in path)
                 raise ValueError(f"model {self.name!r}: the calls of {names} have no start")
-            if missing:
-                waiting.append(missing[0])
-                continue
-            done[call] = None
-            del path[call]
+            if call not in done:
+                on_path.add(call)
+                path.append((call, iter(needs.get(call, [call]))))
+
+        for start in starts:
+            enter(start)
+            while path:
+                call, rest = path[-1]
+                needed = next(rest, None)
+                if needed is not None:
+                    enter(needed)
+                else:
+                    done[call] = None
+                    on_path.remove(call)
+                    path.pop()
         return list(done)[n_inputs:]
 
     @property

@@ -315,7 +315,9 @@ class Affine(Step):
     scale: np.ndarray
     shift: np.ndarray
 
-    def compiled(self) -> _core.Affine:
+    def compiled(self) -> _core.Affine | None:
+        if not len(self.center):
+            return None  # the kernel divides by the features
         return _core.Affine(
             build_for(self.dtype),
             self.center,
@@ -768,24 +770,16 @@ class Plan:
 
     def _group(self) -> "list[_Segment | Step]":
         """Neighbouring compiled steps of one dtype as segments, the other steps as they are."""
-        groups: list[tuple[list[Step], list[_core.Step]]] = []
+        groups: list[_Group] = []
         for step in self.steps:
             kernel = step.compiled()
-            last = groups[-1] if groups else None
-            if (
-                kernel is not None
-                and last is not None
-                and last[1]
-                and last[0][0].dtype == step.dtype
-                and not _clash(last[0], step)
-            ):
-                last[0].append(step)
-                last[1].append(kernel)
-            else:
-                groups.append(([step], [kernel] if kernel is not None else []))
+            if not (groups and kernel is not None and groups[-1].takes(step)):
+                groups.append(_Group())
+            groups[-1].add(step, kernel)
         needed = set(self.outputs)
         segments: list[_Segment | Step] = []
-        for steps, compiled in reversed(groups):
+        for group in reversed(groups):
+            steps, compiled = group.steps, group.kernels
             made = {target for step in steps for target in step.targets}
             read = {source for step in steps for source in step.sources} - made
             if compiled:
@@ -862,12 +856,30 @@ class Plan:
         return outputs
 
 
-def _clash(steps: Sequence[Step], step: Step) -> bool:
-    """Return whether `step` cannot be in one program with `steps`: indices are its inputs, and not numbers as well."""
-    indices = {source for one in steps for source in one.indices}
-    numbers = {source for one in steps for source in (*one.sources, *one.targets)} - indices
-    own = set(step.indices)
-    return bool(own & numbers or (set(step.sources) - own) & indices)
+class _Group:
+    """Neighbouring compiled steps of one dtype, for one program, or one step without a kernel."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.kernels: list[_core.Step] = []
+        self._indices: set[int] = set()
+        self._used: set[int] = set()
+
+    def add(self, step: Step, kernel: "_core.Step | None") -> None:
+        self.steps.append(step)
+        if kernel is not None:
+            self.kernels.append(kernel)
+        self._indices.update(step.indices)
+        self._used.update(step.sources, step.targets)
+
+    def takes(self, step: Step) -> bool:
+        """Whether a step with a kernel may join: what is indices to a step of a program is no numbers to another."""
+        if not self.kernels or self.steps[0].dtype != step.dtype:
+            return False
+        own = set(step.indices)
+        if any(source in self._used and source not in self._indices for source in own):
+            return False
+        return self._indices.isdisjoint(set(step.sources) - own)
 
 
 def index_dtype(dtype: np.dtype) -> np.dtype:

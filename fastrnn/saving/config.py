@@ -17,7 +17,7 @@ import numpy as np
 from fastrnn import activations, initializers
 from fastrnn._nested import flatten
 from fastrnn._types import Config, Nested, Shape
-from fastrnn.errors import ModelFormatError, UnsupportedLayerError
+from fastrnn.errors import DAMAGE, ModelFormatError, UnsupportedLayerError
 from fastrnn.layers.base import snake_case
 from fastrnn.saving import nodedefs
 from fastrnn.saving.eras import (
@@ -123,10 +123,12 @@ def parse_version(text: Any) -> tuple[int, ...]:
     return tuple(int(number) for number in numbers[0].split("."))
 
 
-def parse_json(text: str | bytes, what: str) -> Config:
-    """Return the JSON object in `text` (str or bytes); duplicate keys and giants are errors."""
-    if len(text) > MAX_JSON_BYTES:
-        raise ModelFormatError(f"{what} has {len(text)} bytes; at most {MAX_JSON_BYTES} are read")
+def parse_json(text: str | bytes, what: str, most: int = MAX_JSON_BYTES) -> Config:
+    """Return the JSON object in `text` (str or bytes), of at most `most` bytes; duplicate keys are an error."""
+    if len(text) > most:
+        raise ModelFormatError(
+            f"{what} is larger than {most} bytes of JSON; see max_bytes of load_model"
+        )
     try:
         value = json.loads(text, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
@@ -139,8 +141,8 @@ def parse_json(text: str | bytes, what: str) -> Config:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> Config:
     result = dict(pairs)
     if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
+        counts = Counter(key for key, _ in pairs)
+        repeated = next(key for key, count in counts.items() if count > 1)
         raise ValueError(f"the key {repeated[:80]!r} occurs twice in one object")
     return result
 
@@ -209,9 +211,15 @@ def read_layer(
     """Read the config of a layer or model; see `read_model`. Returns a LayerSpec or ModelSpec."""
     try:
         spec = _Reader(version, options, custom_objects or {}).layer(config, ())
+        calls = _calls_in(spec)
     except RecursionError as error:
         raise ModelFormatError("the model's config is nested too deep") from error
-    calls = _calls_in(spec)
+    except (ModelFormatError, UnsupportedLayerError):
+        raise
+    except DAMAGE as error:
+        raise ModelFormatError(
+            f"the model's config is damaged: {type(error).__name__}: {error}"
+        ) from error
     if calls > MAX_CALLS:
         raise ModelFormatError(f"{_title(spec)} calls {calls} layers; at most {MAX_CALLS} are read")
     return spec
@@ -1092,7 +1100,7 @@ class _Graph:
         self.here = here
         self.layers: dict[str, LayerSpec | ModelSpec] = {}
         self.nodes: list[NodeSpec] = []
-        self.inputs: list[Nested] = []
+        self._inputs: dict[TensorRef, None] = {}  # in order
         self._calls: dict[tuple[object, ...], TensorRef] = {}
         self._count: Counter[str] = Counter()
 
@@ -1103,8 +1111,7 @@ class _Graph:
     def input(self, spec: LayerSpec | ModelSpec) -> TensorRef:
         self._add(spec)
         ref = TensorRef(spec.name, 0, 0)
-        if ref not in self.inputs:
-            self.inputs.append(ref)
+        self._inputs[ref] = None
         return ref
 
     def call(self, spec: LayerSpec | ModelSpec, inputs: Nested) -> TensorRef:
@@ -1125,11 +1132,12 @@ class _Graph:
 
     def model(self, outputs: Nested, common: dict[str, Any]) -> ModelSpec:
         """Return the graph as a model."""
+        inputs = list(self._inputs)
         spec = ModelSpec(
             kind="functional",
             layers=tuple(self.layers.values()),
             nodes=tuple(self.nodes),
-            inputs=self.inputs if len(self.inputs) > 1 else self.inputs[0],
+            inputs=inputs if len(inputs) > 1 else inputs[0],
             outputs=outputs,
             **common,
         )
