@@ -33,6 +33,7 @@ FLOPS_A_NUMBER = 256
 @dataclass
 class _Budget:
     left: float
+    most_numbers: int
 
 
 Arguments = Any
@@ -50,12 +51,16 @@ _budget: contextvars.ContextVar[_Budget | None] = contextvars.ContextVar("budget
 
 
 @contextlib.contextmanager
-def limited() -> Iterator[None]:
-    """Let the operations that are computed inside cost no more than `MOST_IN_ALL` together."""
+def limited(max_bytes: int | None = None) -> Iterator[None]:
+    """Let the operations that are computed inside cost no more than `MOST_IN_ALL` together.
+
+    An array that one takes or gives has at most `MOST_NUMBERS`, and in float64 at most `max_bytes`.
+    """
     if _budget.get() is not None:
         yield
         return
-    token = _budget.set(_Budget(MOST_IN_ALL))
+    most = MOST_NUMBERS if max_bytes is None else min(MOST_NUMBERS, max_bytes // 8)
+    token = _budget.set(_Budget(MOST_IN_ALL, most))
     try:
         yield
     finally:
@@ -77,9 +82,9 @@ def _spend(cost: float, what: str) -> None:
     budget = _budget.get()
     if budget is None:
         return
-    if not cost <= MOST_NUMBERS:
+    if not cost <= budget.most_numbers:
         raise TooCostlyError(
-            f"{what}: expected an operation that takes and gives at most {MOST_NUMBERS} numbers; "
+            f"{what}: expected an operation that takes and gives at most {budget.most_numbers} numbers; "
             f"got {cost:.3g}"
         )
     budget.left -= cost

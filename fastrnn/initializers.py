@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fastrnn._types import Config, InitializerFunction, InitializerLike
 from fastrnn.activations import describe_function
+from fastrnn.errors import DAMAGE
 
 Seed = int | Config | None
 Axes = Sequence[int] | None
@@ -447,22 +448,27 @@ def get(identifier: Any) -> InitializerFunction | None:
 
 def _from_description(description: Config) -> Initializer:
     name = description.get("class_name")
-    package = (description.get("module") or "keras").partition(".")[0]
+    package = str(description.get("module") or "keras").partition(".")[0]
     # Somebody's own class may share a name with Keras's: its module or registered name tells.
     foreign = package not in ("keras", "tf_keras", "builtins") or (
         description.get("registered_name") not in (None, name)
     )
     if foreign or not isinstance(name, str) or name not in _BY_NAME:
         raise ValueError(
-            f"unknown initializer {description if foreign else name!r}; "
+            f"unknown initializer {repr(description if foreign else name)[:200]}; "
             f"expected one of {', '.join(NAMES)}"
         )
     # Files from TensorFlow 1 also name a dtype here.
-    config = {k: v for k, v in (description.get("config") or {}).items() if k != "dtype"}
+    given = description.get("config") or {}
+    if not isinstance(given, dict):
+        raise ValueError(f"{name}: expected its config as a dict; got {str(given)[:80]}")
+    config = {k: v for k, v in given.items() if k != "dtype"}
     try:
         return _BY_NAME[name].from_config(config)
-    except TypeError as error:
-        raise ValueError(f"{name} cannot be made from the config {config}: {error}") from error
+    except DAMAGE as error:
+        raise ValueError(
+            f"{name} cannot be made from the config {str(config)[:200]}: {error}"
+        ) from error
 
 
 def _from_values(values: np.ndarray | np.generic) -> InitializerFunction:

@@ -214,7 +214,7 @@ def test_keys_that_grow(load, monkeypatch):
     entries = [b"\0\1\0a"]
     entries += [tf_files.varint(i) + b"\1\0a" for i in range(1, 1000)]
     block = tf_files.closed(b"".join(entries) + struct.pack("<II", 0, 1))
-    with pytest.raises(ModelFormatError, match="long ones"):
+    with pytest.raises(ModelFormatError, match="or keys of more than 10000 bytes"):
         load({INDEX: tf_files.table([block])})
 
 

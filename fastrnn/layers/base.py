@@ -9,7 +9,7 @@ import re
 import types
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -77,7 +77,7 @@ _initializing = contextvars.ContextVar("initializing", default=True)
 
 @contextlib.contextmanager
 def weights_come_later() -> Iterator[None]:
-    """Let layers built inside get zeros for weights: initial values that are replaced at once cost seconds."""
+    """Let layers built inside get zeros for weights: initial values, replaced at once, cost seconds and memory."""
     token = _initializing.set(False)
     try:
         yield
@@ -335,21 +335,29 @@ class Layer:
             raise ValueError(
                 f"layer {self.name!r}: expected an input with a known number of features; {name} would be {shape}"
             )
-        make: InitializerFunction = (
-            initializers.get(initializer) if _initializing.get() else np.zeros
-        )
         if kept_as in HALVES:
             self._rounded_to[name] = kept_as
-        values = self._as_weight(name, make(shape, dtype=own_dtype.name), own_dtype)
+        if _initializing.get():
+            make: InitializerFunction = initializers.get(initializer)
+            values = self._as_weight(name, make(shape, dtype=own_dtype.name), own_dtype)
+        else:
+            # One number that is seen everywhere.
+            values = np.broadcast_to(np.zeros((), own_dtype), cast(tuple[int, ...], shape))
         self._weights[name] = values
         if not trainable:
             self._not_trainable.add(name)
         return values
 
-    def _as_weight(self, name: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """A new read-only array of the weight's values, rounded where its policy has it in half precision."""
+    def _as_weight(
+        self, name: str, values: np.ndarray, dtype: np.dtype, adopt: bool = False
+    ) -> np.ndarray:
+        """A read-only array of the weight's values, rounded where its policy has it in half precision.
+
+        It is a new one, or with `adopt` the one given if that will do.
+        """
         half = self._rounded_to.get(name)
-        weight = np.array(values, dtype, order="C") if half is None else rounded(values, half)
+        as_array = np.asarray if adopt else np.array
+        weight = as_array(values, dtype, order="C") if half is None else rounded(values, half)
         weight.flags.writeable = False
         return weight
 
@@ -408,17 +416,18 @@ class Layer:
             )
         self._take_weights(iter(arrays))
 
-    def _take_weights(self, weights: Iterator[np.ndarray]) -> None:
+    def _take_weights(self, weights: Iterator[np.ndarray], adopt: bool = False) -> None:
+        """Replace the weights by arrays of their shapes; with `adopt` by these themselves, which nobody else holds."""
         changed: dict[int, np.ndarray] = {}
         for name in self._weight_names:
             before = self._weights[name]
-            values = self._as_weight(name, next(weights), before.dtype)
+            values = self._as_weight(name, next(weights), before.dtype, adopt)
             self._weights[name] = changed[id(before)] = values
         for attribute, value in vars(self).items():
             if attribute not in _NOT_HELD and any(id(one) in changed for one in flatten(value)):
                 vars(self)[attribute] = map_structure(lambda one: changed.get(id(one), one), value)
         for child in self._flat_children():
-            child._take_weights(weights)
+            child._take_weights(weights, adopt)
         self._forget_plans()
 
     def count_params(self) -> int:
@@ -794,6 +803,7 @@ class Layer:
         """The arguments of a call as arrays and constants, in their order; an error if one is not what it has to be."""
         first = self.call_arguments[0]
         x = self._to_arrays(given[first])
+        self._check_input(map_structure(np.shape, x))
         checked = {**given, first: x}
         if "mask" in given:
             arrays = flatten(x)
@@ -806,7 +816,6 @@ class Layer:
                 None if one is None else self._to_mask(one, array.shape)
                 for one, array in zip(masks, arrays, strict=True)
             ]
-        self._check_input(map_structure(np.shape, x))
         others = [name for name in given if name not in (first, "mask")]
         return {**checked, **{name: arrays_in(given[name]) for name in others}}
 

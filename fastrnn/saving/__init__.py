@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastrnn.dtypes import narrow_precision
-from fastrnn.saving import files, keras_objects
-from fastrnn.saving.building import build
+from fastrnn.layers.core import positive_integer
+from fastrnn.saving import files, hdf5, keras_objects
+from fastrnn.saving.building import build, weight_bytes
 from fastrnn.saving.config import constructor_options, read_layer, read_model
+from fastrnn.saving.memory import default_max_bytes
 from fastrnn.saving.weights import assign_stored
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def load_model(
     weights: str | os.PathLike[str] | None = None,
     custom_objects: Mapping[str, Any] | None = None,
     precision: str | None = None,
+    max_bytes: int | None = None,
 ) -> "Model":
     """Load a model that Keras saved.
 
@@ -51,6 +54,10 @@ def load_model(
         Your own classes and functions, by the name that the file knows them by.
     precision : {"float32", "bfloat16", "int8"}, optional
         What the recurrent layers multiply in, as in `Layer.set_precision`; float32 by default.
+    max_bytes : int, optional
+        The most that the model's weights may take in memory, and what is unpacked or parsed to find them. By default
+        100 times the size of the files, but 64 MiB at least and three quarters of the memory that the process may take
+        at most. Loading takes up to 1.3 times the weights' size at its peak; ``docs/reliability.md`` says when more.
 
     Returns
     -------
@@ -60,23 +67,34 @@ def load_model(
     ------
     FileNotFoundError
         If there is no such file.
+    PermissionError
+        If a file may not be read.
+    TypeError
+        If `path` or `weights` is no path.
     ModelFormatError
-        If a file is damaged, is not Keras's, or contradicts itself. It is a ValueError.
+        If a file is damaged, is not Keras's, contradicts itself, or takes more than `max_bytes`. It is a ValueError.
     UnsupportedLayerError
         If a layer or one of its options is not supported; names the layer and where it stands.
     ValueError
-        If `precision` is another one, or narrower than float32 and a recurrent layer is of float64.
+        If `precision` is another one, or narrower than float32 and a recurrent layer is of float64; if `max_bytes` is
+        not positive.
     """
     narrow = narrow_precision(precision)
+    if max_bytes is not None:
+        max_bytes = positive_integer(max_bytes, "max_bytes")
     with contextlib.ExitStack() as stack:
-        stored = stack.enter_context(files.open_model(path))
+        stored = stack.enter_context(files.open_model(path, max_bytes))
         spec = read_model(stored.config, stored.version, _options(), custom_objects)
-        root = stored.weights
+        root, file_bytes = stored.weights, stored.file_bytes
         if weights is not None:
-            root = stack.enter_context(files.open_weights(weights))
+            root = stack.enter_context(files.open_weights(weights, max_bytes))
+            file_bytes += root.file_bytes
         if root is None:
             raise ValueError(f"{path} is an architecture without weights: give their file too")
-        model = build(spec)
+        most = default_max_bytes(file_bytes) if max_bytes is None else max_bytes
+        model = build(spec, most)
+        if isinstance(root, hdf5.Group):
+            root.let_arrays_share(weight_bytes(model))
         assign_stored(model, spec, root)
     model.set_precision(narrow)
     return model

@@ -1,23 +1,32 @@
 """Reading ``.keras`` archives and folders, zipped or not, that may be hostile.
 
-Members are read into memory, with their sizes looked at first; nothing is written to disk and no
-name from the archive is ever used as a path.
+Members are read with their sizes looked at first, what is not compressed from where it lies; nothing
+is written to disk and no name from the archive is ever used as a path.
 """
 
 import contextlib
 import io
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from fastrnn.errors import ModelFormatError
-from fastrnn.saving.members import WEIGHTS
+from fastrnn.saving.images import Image, Window
+from fastrnn.saving.members import SIGNATURE, WEIGHTS
 
 MAX_MEMBERS = 10_000
 MAX_RATIO = 100
 MAX_SMALL_MEMBER = 64 << 20
+
+BLOCK_BYTES = 1 << 20
+"""What is read at a time."""
+
+_HEADER = struct.Struct("<4s22xHH")
+"""Before a member: signature, what the directory says too, lengths of the name and of what comes behind it."""
 
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
@@ -30,8 +39,9 @@ def open_archive(path: Path) -> "Iterator[Archive]":
     ------
     ZipArchive or DirectoryArchive
         With ``read(member, limit)``, which returns the bytes of a member or None if there is none,
-        ``stream(member)``, which returns it as a file, ``has(member)``, ``folder_of(member)``, which tells where
-        in it a member lies, and ``weights()``, which returns a source for `fastrnn.saving.hdf5.open_hdf5`.
+        ``stream(member, limit)``, which returns it as a file, ``has(member)``, ``folder_of(member)``, which tells where
+        in it a member lies, ``size_of(*beginnings)``, which tells how large the members are whose names begin so, or
+        the file that holds them, and ``weights(limit)``, which returns a source for `fastrnn.saving.hdf5.open_hdf5`.
     """
     if path.is_dir():
         yield DirectoryArchive(path)
@@ -73,7 +83,7 @@ class DirectoryArchive:
         """Return "" if there is such a file, else None: folders within are not searched."""
         return "" if self.has(member) else None
 
-    def stream(self, member: str) -> io.BufferedIOBase | None:
+    def stream(self, member: str, limit: int) -> io.BufferedIOBase | None:
         file = self._file(member)
         return None if file is None else open(file, "rb")
 
@@ -87,7 +97,18 @@ class DirectoryArchive:
             raise ModelFormatError(f"{file} is larger than {limit} bytes")
         return content
 
-    def weights(self) -> Path:
+    def size_of(self, *beginnings: str) -> int:
+        """Return the size of the files whose names begin so, in all."""
+        found: set[Path] = set()
+        for beginning in beginnings:
+            folder, _, name = beginning.rpartition("/")
+            place = self.path / folder
+            if place.is_dir():
+                found.update(file for file in place.iterdir() if file.name.startswith(name))
+        modes = [file.lstat() for file in found]
+        return sum(mode.st_size for mode in modes if stat.S_ISREG(mode.st_mode))
+
+    def weights(self, limit: int) -> Path:
         file = self._file(WEIGHTS)
         if file is None:
             raise ModelFormatError(f"{self.path} has no {WEIGHTS}")
@@ -147,32 +168,77 @@ class ZipArchive:
             )
         return folders[0] if folders else None
 
-    def stream(self, member: str) -> io.BufferedIOBase | None:
-        content = self.read(member)
-        return None if content is None else io.BytesIO(content)
+    def size_of(self, *beginnings: str) -> int:
+        """Return the size of the file, whichever of its members count."""
+        return self.path.stat().st_size
 
-    def read(self, member: str, limit: int | None = None) -> bytes | None:
+    def stream(self, member: str, limit: int) -> Image | Window | None:
+        """Return a member as a file, an `Image` if it had to be unpacked, or None if there is none."""
+        return self._content(member, limit) if self.has(member) else None
+
+    def read(self, member: str, limit: int) -> bytes | None:
+        image = self._unpacked(member, limit)
+        return None if image is None else image.buffer.tobytes()
+
+    def _unpacked(self, member: str, limit: int) -> Image | None:
+        """The content of a member, or None if there is no such one."""
         if not self.has(member):
             return None
         declared = self._archive.getinfo(member).file_size
-        if limit is not None and declared > limit:
-            raise ModelFormatError(f"{self.path}: {member} is larger than {limit} bytes")
+        if declared > limit:
+            raise ModelFormatError(
+                f"{self.path}: {member} is larger than {limit} bytes; see max_bytes of load_model"
+            )
+        image = Image(declared)
+        count = 0
+        with self._damage_of(member), self._archive.open(member) as stream:
+            while block := stream.read(min(BLOCK_BYTES, declared - count)):
+                image.buffer[count : count + len(block)] = block
+                count += len(block)
+            count += len(stream.read(1))  # at its end the check sum is compared
+        if count != declared:
+            raise ModelFormatError(
+                f"{self.path}: {member} has {count} bytes, {declared} are declared"
+            )
+        return image
+
+    @contextlib.contextmanager
+    def _damage_of(self, member: str) -> Iterator[None]:
         try:
-            with self._archive.open(member) as stream:
-                content = stream.read(declared + 1)
+            yield
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
             raise ModelFormatError(f"{self.path}: {member} is damaged: {error}") from error
-        if len(content) != declared:
-            raise ModelFormatError(
-                f"{self.path}: {member} has {len(content)} bytes, {declared} are declared"
-            )
-        return content
 
-    def weights(self) -> bytes:
-        content = self.read(WEIGHTS)
-        if content is None:
+    def weights(self, limit: int) -> Image | Window:
+        if WEIGHTS not in self._names:
             raise ModelFormatError(f"{self.path} has no {WEIGHTS}")
-        return content
+        return self._content(WEIGHTS, limit)
+
+    def _content(self, name: str, limit: int) -> Image | Window:
+        member = self._archive.getinfo(name)
+        if member.compress_type == zipfile.ZIP_STORED:
+            with self._damage_of(name):
+                return self._in_place(member)
+        image = self._unpacked(name, limit)
+        assert image is not None
+        return image
+
+    def _in_place(self, member: zipfile.ZipInfo) -> Window:
+        """Return a member that is not compressed where it lies; its check sum is compared first."""
+        file: Any = self._archive.fp
+        file.seek(member.header_offset)
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size or not header.startswith(SIGNATURE):
+            raise zipfile.BadZipFile("there is no header where it should be")
+        _, name_length, extra_length = _HEADER.unpack(header)
+        start = member.header_offset + _HEADER.size + name_length + extra_length
+        window = Window(file, start, member.file_size)
+        checksum = 0
+        while block := window.read(BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+        if checksum != member.CRC or member.compress_size != member.file_size:
+            raise zipfile.BadZipFile("bad CRC-32, its check sum")
+        return window
 
 
 Archive = DirectoryArchive | ZipArchive

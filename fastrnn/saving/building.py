@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, overload
 
 from fastrnn import _trials
-from fastrnn.errors import ModelFormatError, UnsupportedLayerError
+from fastrnn.errors import DAMAGE, ModelFormatError, UnsupportedLayerError
 from fastrnn.saving.spec import LayerSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -12,36 +12,41 @@ if TYPE_CHECKING:
 
 
 @overload
-def build(spec: ModelSpec) -> "Model": ...
+def build(spec: ModelSpec, max_bytes: int | None = None) -> "Model": ...
 @overload
-def build(spec: LayerSpec) -> "Layer": ...
-def build(spec: LayerSpec | ModelSpec) -> "Layer":
+def build(spec: LayerSpec, max_bytes: int | None = None) -> "Layer": ...
+def build(spec: LayerSpec | ModelSpec, max_bytes: int | None = None) -> "Layer":
     """Build a model or a layer; what its constructors refuse is an error of the file.
 
-    The weights start as zeros, which take no memory before they are written: a file that declares
-    a giant model and does not hold its weights is found out when the weights are looked for. What
-    the operations among the layers compute, to learn their shapes, is limited.
+    The weights start as zeros that take no memory: a file that declares a giant model is found out here, if its
+    weights would take more than `max_bytes`, or when they are looked for and not there. What the operations among the
+    layers compute, to learn their shapes, is limited.
     """
     from fastrnn import model
     from fastrnn.layers.base import weights_come_later
 
     try:
-        with weights_come_later(), _trials.limited():
+        with weights_come_later(), _trials.limited(max_bytes):
             if isinstance(spec, ModelSpec):
-                return model.model_from_spec(spec)
-            layer = model.layer_from_spec(spec)
-            shape: Any = spec.build_shapes if layer.takes_several else spec.build_shape
-            if shape or not layer.takes_several:
-                layer.build(shape)  # None is enough for a layer of one input without weights
-            return layer
+                built: Layer = model.model_from_spec(spec)
+            else:
+                built = model.layer_from_spec(spec)
+                shape: Any = spec.build_shapes if built.takes_several else spec.build_shape
+                if shape or not built.takes_several:
+                    built.build(shape)  # None is enough for a layer of one input without weights
     except (ModelFormatError, UnsupportedLayerError):
         raise
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        OverflowError,
-        MemoryError,
-        RecursionError,
-    ) as error:
+    except DAMAGE as error:
         raise ModelFormatError(f"{spec.class_name} {spec.name!r}: {error}") from error
+    declared = weight_bytes(built)
+    if max_bytes is not None and declared > max_bytes:
+        raise ModelFormatError(
+            f"{spec.class_name} {spec.name!r} declares weights of {declared} bytes, which is more than {max_bytes}; "
+            "give a larger max_bytes if you trust the file"
+        )
+    return built
+
+
+def weight_bytes(layer: "Layer") -> int:
+    """Return what the weights take in memory, those of layers in several places once."""
+    return sum({id(weight): weight.nbytes for weight in layer.weights}.values())

@@ -1100,7 +1100,7 @@ class _Graph:
         self.here = here
         self.layers: dict[str, LayerSpec | ModelSpec] = {}
         self.nodes: list[NodeSpec] = []
-        self._inputs: dict[TensorRef, None] = {}  # in order
+        self.inputs: dict[TensorRef, None] = {}  # in order
         self._calls: dict[tuple[object, ...], TensorRef] = {}
         self._count: Counter[str] = Counter()
 
@@ -1111,7 +1111,7 @@ class _Graph:
     def input(self, spec: LayerSpec | ModelSpec) -> TensorRef:
         self._add(spec)
         ref = TensorRef(spec.name, 0, 0)
-        self._inputs[ref] = None
+        self.inputs[ref] = None
         return ref
 
     def call(self, spec: LayerSpec | ModelSpec, inputs: Nested) -> TensorRef:
@@ -1132,7 +1132,7 @@ class _Graph:
 
     def model(self, outputs: Nested, common: dict[str, Any]) -> ModelSpec:
         """Return the graph as a model."""
-        inputs = list(self._inputs)
+        inputs = list(self.inputs)
         spec = ModelSpec(
             kind="functional",
             layers=tuple(self.layers.values()),

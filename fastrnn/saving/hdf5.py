@@ -9,6 +9,7 @@ shape it must have.
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,37 @@ from numpy.typing import DTypeLike
 
 from fastrnn.errors import ModelFormatError
 from fastrnn.saving import arrays
+from fastrnn.saving.images import Image, Window
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_ATTRIBUTE_BYTES = 32 << 20
 MAX_NAMES = 10_000
 MAX_CHUNK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20
+"""Of an array of another dtype, how much is in memory beside what it is converted to."""
+
+LEAST_SHARE = 0.75
+"""Of a file's bytes in memory, what weights must be to keep all of it in memory instead of copies of themselves."""
 
 _BUILT_IN_FILTERS = {1, 2, 3}  # deflate, shuffle, fletcher32
 
 
 @contextlib.contextmanager
-def open_hdf5(source: Path | bytes, label: str) -> "Iterator[Group]":
+def open_hdf5(
+    source: Path | Image | Window, label: str, file_bytes: int, max_bytes: int
+) -> "Iterator[Group]":
     """Open an HDF5 file for reading.
 
     Parameters
     ----------
-    source : path or bytes
+    source : path, Image or Window
         The file's path, or its content.
     label : str
         What messages call it.
+    file_bytes : int
+        The size of the file that it is or lies in.
+    max_bytes : int
+        What texts of varying length in it may take, at most.
 
     Yields
     ------
@@ -44,82 +57,140 @@ def open_hdf5(source: Path | bytes, label: str) -> "Iterator[Group]":
     """
     import h5py
 
+    file = None
+    with _damage_as_format_error(h5py, f"{label} as an HDF5 file"):
+        file = h5py.File(source, "r")
+    image = source if isinstance(source, Image) and not file.userblock_size else None
+    content = File(h5py, label, image, file_bytes, max_bytes)
     try:
-        image = h5py.h5f.open_file_image(source) if isinstance(source, bytes) else None
-        file = h5py.File(source, "r") if image is None else h5py.File(image)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelFormatError(f"{label} is not a readable HDF5 file: {error}") from error
-    with file:
-        yield Group(h5py, file, label, "/")
+        yield Group(content, file, "/")
+    finally:
+        with _damage_as_format_error(h5py, label):
+            file.close()
+
+
+@dataclass(frozen=True)
+class File:
+    """What the groups and arrays of one file share.
+
+    Attributes
+    ----------
+    h5py : module
+    label : str
+        What messages call the file.
+    image : Image or None
+        The file's bytes, where they are in memory.
+    file_bytes, max_bytes : int
+        As for `open_hdf5`.
+    """
+
+    h5py: Any
+    label: str
+    image: Image | None
+    file_bytes: int
+    max_bytes: int
+
+    def reading(self, place: str) -> contextlib.AbstractContextManager[None]:
+        """Return what every access to the file happens in."""
+        return _damage_as_format_error(self.h5py, place)
 
 
 @contextlib.contextmanager
-def _damage_as_format_error(place: str) -> Iterator[None]:
+def _damage_as_format_error(h5py: Any, place: str) -> Iterator[None]:
     """Turn whatever h5py raises on a damaged file into a ModelFormatError."""
     try:
-        yield
+        with _no_plugins(h5py):
+            yield
     except ModelFormatError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, MemoryError) as error:
         raise ModelFormatError(f"{place} cannot be read: {error}") from error
+
+
+@contextlib.contextmanager
+def _no_plugins(h5py: Any) -> Iterator[None]:
+    """Keep HDF5 from looking for code that could open what it cannot, in the directories of HDF5_PLUGIN_PATH.
+
+    These are the whole process's, so h5py's lock is held: other threads find them as they were.
+    """
+    plugins = h5py.h5pl
+    with h5py._objects.phil:
+        directories = [plugins.get(i) for i in range(plugins.size())]
+        for _ in directories:
+            plugins.remove(0)
+        try:
+            yield
+        finally:
+            for directory in directories:
+                plugins.append(directory)
 
 
 class Group:
     """A group of an HDF5 file. Groups and arrays are found by name, never by walking the file."""
 
-    def __init__(self, h5py: Any, group: Any, label: str, path: str) -> None:
-        self._h5py = h5py
+    def __init__(self, file: File, group: Any, path: str) -> None:
+        self._file = file
         self._group = group
-        self._label = label
         self.path = path
 
     @property
     def place(self) -> str:
         """File and path, for messages."""
-        return f"{self._label}, {self.path}"
+        return f"{self._file.label}, {self.path}"
+
+    @property
+    def file_bytes(self) -> int:
+        """int: the size of the file, or of the archive that it lies in."""
+        return self._file.file_bytes
+
+    def let_arrays_share(self, nbytes: int) -> None:
+        """Let arrays, of so many bytes in all, be parts of the file's bytes in memory if they are most of these."""
+        image = self._file.image
+        if image is not None:
+            image.shared = nbytes >= LEAST_SHARE * image.size
 
     def _member(self, name: str) -> tuple[Any, str] | None:
         """Return the h5py object and its path for `name` or a path of names, None if absent."""
         group, path = self._group, self.path.rstrip("/")
         for part in name.split("/"):
             path = f"{path}/{part}"
-            if not isinstance(group, self._h5py.Group):
+            if not isinstance(group, self._file.h5py.Group):
                 return None
             key = part.encode()
             if part in ("", ".", ".."):
-                raise ModelFormatError(f"{self._label}: {path[:200]!r} is no path in a file")
+                raise ModelFormatError(f"{self._file.label}: {path[:200]!r} is no path in a file")
             if not group.id.links.exists(key):
                 return None
-            if group.id.links.get_info(key).type != self._h5py.h5l.TYPE_HARD:
-                raise ModelFormatError(f"{self._label}, {path} is a link to elsewhere")
+            if group.id.links.get_info(key).type != self._file.h5py.h5l.TYPE_HARD:
+                raise ModelFormatError(f"{self._file.label}, {path} is a link to elsewhere")
             group = group[part]
         return group, path
 
     def group(self, name: str) -> "Group | None":
         """Return the group `name` (a name or a path of names), or None if there is none."""
-        with _damage_as_format_error(f"{self.place} > {name}"):
+        with self._file.reading(f"{self.place} > {name}"):
             found = self._member(name)
             if found is None:
                 return None
             member, path = found
-            if not isinstance(member, self._h5py.Group):
-                raise ModelFormatError(f"{self._label}, {path} is not a group")
-            return Group(self._h5py, member, self._label, path)
+            if not isinstance(member, self._file.h5py.Group):
+                raise ModelFormatError(f"{self._file.label}, {path} is not a group")
+            return Group(self._file, member, path)
 
     def array(self, name: str) -> "StoredArray | None":
         """Return the `StoredArray` `name`, or None if there is none."""
-        with _damage_as_format_error(f"{self.place} > {name}"):
+        with self._file.reading(f"{self.place} > {name}"):
             found = self._member(name)
             if found is None:
                 return None
             member, path = found
-            if not isinstance(member, self._h5py.Dataset):
-                raise ModelFormatError(f"{self._label}, {path} is not an array")
-            return StoredArray(self._h5py, member, f"{self._label}, {path}")
+            if not isinstance(member, self._file.h5py.Dataset):
+                raise ModelFormatError(f"{self._file.label}, {path} is not an array")
+            return StoredArray(self._file, member, path)
 
     def names(self) -> list[str]:
         """Return the names of the members that are text, in no particular order."""
-        with _damage_as_format_error(self.place):
+        with self._file.reading(self.place):
             if len(self._group) > MAX_NAMES:
                 raise ModelFormatError(f"{self.place} has more than {MAX_NAMES} members")
             return [name for name in self._group if isinstance(name, str)]
@@ -151,8 +222,8 @@ class Group:
 
     def _attribute(self, name: str) -> np.ndarray | None:
         """Return an attribute as an array, after looking at its size and type."""
-        h5py = self._h5py
-        with _damage_as_format_error(f"{self.place}, attribute {name}"):
+        h5py = self._file.h5py
+        with self._file.reading(f"{self.place}, attribute {name}"):
             if not h5py.h5a.exists(self._group.id, name.encode()):
                 return None
             attribute = h5py.h5a.open(self._group.id, name.encode())
@@ -162,10 +233,29 @@ class Group:
                 raise ModelFormatError(f"{self.place}: the attribute {name} is too large")
             if count and not isinstance(stored_type, h5py.h5t.TypeStringID):
                 raise ModelFormatError(f"{self.place}: the attribute {name} is not text")
+            self._check_varying(stored_type, count, name)
             return np.asarray(self._group.attrs[name]) if count else np.empty(0, object)
 
+    def _check_varying(self, stored_type: Any, count: int, name: str) -> None:
+        """Refuse texts of varying length which could take more than they may: all may be one long text in the file."""
+        if isinstance(stored_type, self._file.h5py.h5t.TypeStringID) and not (
+            stored_type.is_variable_str() and count > 1
+        ):
+            return
+        most = count * self._group.file.id.get_filesize()
+        if count and most > self._file.max_bytes:
+            raise ModelFormatError(
+                f"{self.place}: the attribute {name} holds {count} texts of varying length, which may take {most} "
+                f"bytes; at most {self._file.max_bytes} may be taken; see max_bytes of load_model"
+            )
+
     def _decode(self, item: Any, attribute: str) -> str:
-        text = item.decode("utf-8", "strict") if isinstance(item, bytes) else item
+        try:
+            text = item.decode("utf-8", "strict") if isinstance(item, bytes) else item
+        except UnicodeDecodeError as error:
+            raise ModelFormatError(
+                f"{self.place}: the attribute {attribute} is not text in UTF-8: {error}"
+            ) from error
         if not isinstance(text, str) or len(text) > MAX_ATTRIBUTE_BYTES:
             raise ModelFormatError(f"{self.place}: the attribute {attribute} is not text")
         return text
@@ -181,6 +271,15 @@ class Shards(Group):
     def place(self) -> str:
         """Files and path, for messages."""
         return " and ".join(group.place for group in self._groups)
+
+    @property
+    def file_bytes(self) -> int:
+        """int: the size of the files."""
+        return sum(group.file_bytes for group in self._groups)
+
+    def let_arrays_share(self, nbytes: int) -> None:
+        for group in self._groups:
+            group.let_arrays_share(nbytes)
 
     def group(self, name: str) -> "Group | None":
         """Return the groups `name` of all files that have one as one, or None."""
@@ -212,13 +311,14 @@ class StoredArray:
     shape : tuple of int
     """
 
-    def __init__(self, h5py: Any, dataset: Any, place: str) -> None:
+    def __init__(self, file: File, dataset: Any, path: str) -> None:
+        self._file = file
         self._dataset = dataset
-        self.place = place
+        self.place = place = f"{file.label}, {path}"
         self.shape = dataset.shape
         if self.shape is None:
             raise ModelFormatError(f"{place} is empty")
-        self._is_bfloat16 = _is_bfloat16(h5py, dataset)
+        self._is_bfloat16 = _is_bfloat16(file.h5py, dataset)
         if dataset.dtype.kind not in "fiu" and not self._is_bfloat16:
             raise ModelFormatError(f"{place} holds {dataset.dtype}, expected numbers")
         self._check_storage()
@@ -249,11 +349,30 @@ class StoredArray:
         dtype = np.dtype(dtype)
         stored = self._dataset.dtype
         arrays.check_kind(stored, self._is_bfloat16, self.shape, dtype, self.place)
-        with _damage_as_format_error(self.place):
-            data = np.asarray(self._dataset[()])
-        if self._is_bfloat16:
-            data = arrays.widened_bfloat16(data)
-        return arrays.converted(data, dtype)
+        with self._file.reading(self.place):
+            return self._read(dtype)
+
+    def _read(self, dtype: np.dtype) -> np.ndarray:
+        dataset = self._dataset
+        stored = dataset.dtype
+        image = self._file.image
+        if image is not None and image.shared and stored == dtype:
+            offset = dataset.id.get_offset()  # None of what is in chunks
+            if offset is not None and offset % dtype.itemsize == 0:
+                return image.array(offset, self.shape, dtype)
+        if stored == dtype or dataset.size * stored.itemsize <= BLOCK_BYTES:
+            return self._converted(np.asarray(dataset[()]), dtype)
+        rows_of_chunk = dataset.chunks[0] if dataset.chunks else 1
+        row_bytes = dataset.size * stored.itemsize // len(dataset)
+        rows = rows_of_chunk * max(1, BLOCK_BYTES // (row_bytes * rows_of_chunk))
+        values = np.empty(self.shape, dtype)
+        for start in range(0, len(dataset), rows):
+            part = slice(start, start + rows)
+            values[part] = self._converted(dataset[part], dtype)
+        return values
+
+    def _converted(self, data: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        return arrays.converted(arrays.widened_bfloat16(data) if self._is_bfloat16 else data, dtype)
 
 
 def _is_bfloat16(h5py: Any, dataset: Any) -> bool:

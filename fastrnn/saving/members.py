@@ -5,3 +5,4 @@ LFS_POINTER = b"version https://git-lfs"
 CONFIG = "config.json"
 METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
+ALL = (CONFIG, METADATA, WEIGHTS)

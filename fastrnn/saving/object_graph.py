@@ -26,7 +26,7 @@ def root_object(bundle: TensorBundle) -> "TrackedObject":
             f"{bundle.place} names variables and tells of no layers: it was written by TensorFlow 1, or by other code "
             "than Keras's; load it there and save the weights by Keras's save_weights"
         )
-    objects = Message(graph, f"{bundle.place}, {KEY}").parts(1)
+    objects = Message(graph, f"{bundle.place}, {KEY}", bundle.max_bytes).parts(1)
     if not objects or len(objects) > MAX_OBJECTS:
         raise ModelFormatError(
             f"{bundle.place} tells of {len(objects)} objects, expected 1 to {MAX_OBJECTS}"
@@ -56,9 +56,19 @@ class TrackedObject:
         """File and path, for messages."""
         return f"{self._bundle.place}, {'/'.join(self.path)[:200] or 'the model'}"
 
+    @property
+    def file_bytes(self) -> int:
+        """int: the size of the checkpoint's files, or of the archive that they lie in."""
+        return self._bundle.file_bytes
+
+    @property
+    def max_bytes(self) -> int:
+        """int: how much of the files may be unpacked, and how much memory what is made of them may take."""
+        return self._bundle.max_bytes
+
     @cached_property
     def _message(self) -> Message:
-        return Message(self._objects[self._number], self.place)
+        return Message(self._objects[self._number], self.place, self._bundle.max_bytes)
 
     @cached_property
     def _children(self) -> dict[str, int]:

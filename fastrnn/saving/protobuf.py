@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from fastrnn.errors import ModelFormatError
 
 MAX_FIELDS = 2_000_000
+FIELD_BYTES = 200
+"""What Python takes to tell where a field, of two bytes or more, lies."""
+
 MAX_VARINT_BYTES = 10
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -34,6 +37,8 @@ class Message:
     data : bytes or memoryview
     place : str
         What messages call it.
+    max_bytes : int, optional
+        How much memory the fields may take, in it and in each of the messages that it gives.
 
     Raises
     ------
@@ -41,13 +46,19 @@ class Message:
         If it is no message.
     """
 
-    def __init__(self, data: bytes | memoryview, place: str) -> None:
+    def __init__(
+        self, data: bytes | memoryview, place: str, max_bytes: int = MAX_FIELDS * FIELD_BYTES
+    ) -> None:
         self.place = place
+        self._max_bytes = max_bytes
+        most = min(MAX_FIELDS, max_bytes // FIELD_BYTES)
         self._numbers: dict[int, int] = {}
         self._parts: dict[int, list[memoryview]] = {}
         for count, (field, value) in enumerate(_fields(memoryview(data), place)):
-            if count >= MAX_FIELDS:
-                raise ModelFormatError(f"{place} has more than {MAX_FIELDS} fields")
+            if count >= most:
+                raise ModelFormatError(
+                    f"{place} has more than {most} fields; see max_bytes of load_model"
+                )
             if isinstance(value, int):
                 self._numbers[field] = value
             else:
@@ -73,11 +84,11 @@ class Message:
     def message(self, field: int) -> "Message":
         """Return a message, an empty one where there is none."""
         parts = self.parts(field)
-        return Message(parts[-1] if parts else b"", self.place)
+        return Message(parts[-1] if parts else b"", self.place, self._max_bytes)
 
-    def messages(self, field: int) -> "list[Message]":
-        """Return all messages of a repeated field."""
-        return [Message(part, self.place) for part in self.parts(field)]
+    def messages(self, field: int) -> "Iterator[Message]":
+        """Yield all messages of a repeated field."""
+        return (Message(part, self.place, self._max_bytes) for part in self.parts(field))
 
 
 def _fields(data: memoryview, place: str) -> Iterator[tuple[int, int | memoryview]]:

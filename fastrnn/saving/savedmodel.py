@@ -27,7 +27,9 @@ _MODELS = (_SEQUENTIAL, "_tf_keras_network", "_tf_keras_model")
 _LAYER = re.compile(r"layer-\d+")
 
 
-def read_config(archive: "Archive", folder: str) -> tuple[Config, tuple[int, ...]] | None:
+def read_config(
+    archive: "Archive", folder: str, max_bytes: int, most_json: int
+) -> tuple[Config, tuple[int, ...]] | None:
     """Return the config of the model in a folder, and the version of the Keras that wrote it.
 
     Parameters
@@ -35,6 +37,10 @@ def read_config(archive: "Archive", folder: str) -> tuple[Config, tuple[int, ...
     archive : Archive
     folder : str
         Where ``saved_model.pb`` lies in it: empty, or ending with a slash.
+    max_bytes : int
+        What may be read of it, at most, and how much memory what was read may take besides.
+    most_json : int
+        The largest JSON that may be parsed.
 
     Returns
     -------
@@ -46,34 +52,34 @@ def read_config(archive: "Archive", folder: str) -> tuple[Config, tuple[int, ...
     ModelFormatError
         If the folder is damaged or holds something else than a model.
     """
-    configs = archive.read(folder + CONFIGS, MAX_CONFIGS_BYTES)
+    configs = archive.read(folder + CONFIGS, min(MAX_CONFIGS_BYTES, max_bytes))
     if configs is None:
         place = f"{archive.path}: {folder}{GRAPH}"
-        graph = archive.read(folder + GRAPH, MAX_GRAPH_BYTES)
-        root = _root_in_graph(graph or b"", place)
+        graph = archive.read(folder + GRAPH, min(MAX_GRAPH_BYTES, max_bytes))
+        root = _root_in_graph(Message(graph or b"", place, max_bytes))
     else:
         place = f"{archive.path}: {folder}{CONFIGS}"
-        root = _root_in_configs(configs, place)
+        root = _root_in_configs(Message(configs, place, max_bytes))
     identifier, text = root
     if not text or identifier not in _MODELS:
         return None
-    described = parse_json(text, f"{place}: the model's metadata")
+    described = parse_json(text, f"{place}: the model's metadata", most_json)
     version = parse_version(described.get("keras_version"))
     return _model_config(described, identifier), version
 
 
-def _root_in_configs(content: bytes, place: str) -> tuple[str, str]:
+def _root_in_configs(content: Message) -> tuple[str, str]:
     """Return what kind of object the root is, and its metadata; empty texts if it is not Keras's."""
-    for node in Message(content, place).messages(1):
+    for node in content.messages(1):
         if node.number(2) == 0:
             return node.text(4), node.text(5)
     return "", ""
 
 
-def _root_in_graph(content: bytes, place: str) -> tuple[str, str]:
-    meta_graph = Message(content, place).message(2)
+def _root_in_graph(content: Message) -> tuple[str, str]:
+    meta_graph = content.message(2)
     objects = meta_graph.message(7).parts(1)
-    user_object = Message(objects[0] if objects else b"", place).message(4)
+    user_object = Message(objects[0] if objects else b"", content.place).message(4)
     return user_object.text(1), user_object.text(3)
 
 

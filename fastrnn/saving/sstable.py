@@ -9,6 +9,8 @@ from fastrnn.saving.protobuf import read_varint
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 MAX_ENTRIES = 1_000_000
 MAX_KEYS_BYTES = 64 << 20
+ENTRY_BYTES = 400
+"""What Python takes for an entry, of four bytes or more, beside its key."""
 
 _FOOTER_BYTES = 48
 _TRAILER_BYTES = 5
@@ -18,8 +20,8 @@ Handle = tuple[int, int]
 """Where a block starts, and its size."""
 
 
-def read_table(data: bytes, place: str) -> dict[bytes, memoryview]:
-    """Return the values of a table by their keys.
+def read_table(data: bytes, place: str, max_bytes: int) -> dict[bytes, memoryview]:
+    """Return the values of a table by their keys, which together take at most `max_bytes` of memory.
 
     Raises
     ------
@@ -34,6 +36,8 @@ def read_table(data: bytes, place: str) -> dict[bytes, memoryview]:
     index, _ = _read_handle(footer, position, place)
     table: dict[bytes, memoryview] = {}
     keys_bytes = 0
+    most_entries = min(MAX_ENTRIES, max_bytes // ENTRY_BYTES)
+    most_keys_bytes = min(MAX_KEYS_BYTES, max_bytes)
     last_key: bytes | None = None
     for _, value in _entries(_block(content, index, place), place):
         handle, _ = _read_handle(value, 0, place)
@@ -42,8 +46,11 @@ def read_table(data: bytes, place: str) -> dict[bytes, memoryview]:
                 raise ModelFormatError(f"{place} is damaged: its keys are not in order")
             last_key = key
             keys_bytes += len(key)
-            if len(table) >= MAX_ENTRIES or keys_bytes > MAX_KEYS_BYTES:
-                raise ModelFormatError(f"{place} has more than {MAX_ENTRIES} entries, or long ones")
+            if len(table) >= most_entries or keys_bytes > most_keys_bytes:
+                raise ModelFormatError(
+                    f"{place} has more than {most_entries} entries, or keys of more than {most_keys_bytes} bytes; "
+                    "see max_bytes of load_model"
+                )
             table[key] = entry
     return table
 

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 from fastrnn.errors import ModelFormatError
 from fastrnn.saving import arrays
 from fastrnn.saving.crc32c import crc32c, masked
+from fastrnn.saving.images import Image
 from fastrnn.saving.members import LFS_POINTER
 from fastrnn.saving.protobuf import Message, read_varint
 from fastrnn.saving.sstable import read_table
@@ -46,7 +47,9 @@ _DTYPES = {
 
 
 @contextlib.contextmanager
-def open_bundle(archive: "Archive", prefix: str) -> "Iterator[TensorBundle]":
+def open_bundle(
+    archive: "Archive", prefix: str, file_bytes: int, max_bytes: int
+) -> "Iterator[TensorBundle]":
     """Open the files of one checkpoint.
 
     Parameters
@@ -55,25 +58,47 @@ def open_bundle(archive: "Archive", prefix: str) -> "Iterator[TensorBundle]":
         Where they lie.
     prefix : str
         What their names start with: ``prefix.index``, ``prefix.data-00000-of-00001``.
+    file_bytes : int
+        Their size, or that of the file that they lie in.
+    max_bytes : int
+        What is unpacked of them, and the table of what they hold, may take so many bytes, each of the two.
     """
     with contextlib.ExitStack() as stack:
-        yield TensorBundle(archive, prefix, stack)
+        yield TensorBundle(archive, prefix, file_bytes, max_bytes, stack)
 
 
 class TensorBundle:
-    """The arrays of a checkpoint, by their keys."""
+    """The arrays of a checkpoint, by their keys.
 
-    def __init__(self, archive: "Archive", prefix: str, stack: contextlib.ExitStack) -> None:
+    Attributes
+    ----------
+    place : str
+        The file with the table, for messages.
+    file_bytes, max_bytes : int
+        As for `open_bundle`.
+    """
+
+    def __init__(
+        self,
+        archive: "Archive",
+        prefix: str,
+        file_bytes: int,
+        max_bytes: int,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self.file_bytes = file_bytes
+        self.max_bytes = max_bytes
+        self._left_to_unpack = max_bytes
         self._archive = archive
         self._prefix = prefix
         self._stack = stack
-        self._files: dict[int, io.BufferedIOBase] = {}
+        self._files: dict[int, io.BufferedIOBase | io.RawIOBase] = {}
         self.place = f"{archive.path}: {prefix}{INDEX}"
-        index = archive.read(prefix + INDEX, MAX_INDEX_BYTES)
+        index = archive.read(prefix + INDEX, min(MAX_INDEX_BYTES, max_bytes))
         if index is None:
             raise ModelFormatError(f"{archive.path} has no {prefix}{INDEX}")
         _refuse_pointer(index, self.place)
-        self._entries = read_table(index, self.place)
+        self._entries = read_table(index, self.place, max_bytes)
         header = Message(self._entries.get(b"", b""), self.place)
         self._n_files = header.number(1)
         if not 1 <= self._n_files <= MAX_SHARDS:
@@ -98,8 +123,11 @@ class TensorBundle:
         place = entry.place
         if entry.number(1) != _STRING or _shape(entry) != ():
             raise ModelFormatError(f"{place} is not one string")
-        if entry.number(5) > MAX_STRING_BYTES:
-            raise ModelFormatError(f"{place} is larger than {MAX_STRING_BYTES} bytes")
+        most = min(MAX_STRING_BYTES, self.max_bytes)
+        if entry.number(5) > most:
+            raise ModelFormatError(
+                f"{place} is larger than {most} bytes; see max_bytes of load_model"
+            )
         data = memoryview(self.read(entry))
         length, start = read_varint(data, 0, place)
         text = data[start + 4 :]
@@ -138,16 +166,19 @@ class TensorBundle:
             raise ModelFormatError(f"{entry.place} tells of {size} bytes, {count} can be read")
         return data
 
-    def _file(self, number: int) -> io.BufferedIOBase:
+    def _file(self, number: int) -> io.BufferedIOBase | io.RawIOBase:
         if not 0 <= number < self._n_files:
             raise ModelFormatError(f"{self.place} tells of file {number} of {self._n_files} files")
         if number not in self._files:
             name = f"{self._prefix}.data-{number:05}-of-{self._n_files:05}"
-            file = self._archive.stream(name)
+            file = self._archive.stream(name, self._left_to_unpack)
             if file is None:
                 raise ModelFormatError(f"{self._archive.path} has no {name}")
-            self._files[number] = self._stack.enter_context(file)
-            _refuse_pointer(file.read(len(LFS_POINTER)), f"{self._archive.path}: {name}")
+            if isinstance(file, Image):
+                self._left_to_unpack -= file.size
+            self._stack.enter_context(file)
+            self._files[number] = file
+            _refuse_pointer(file.read(len(LFS_POINTER)) or b"", f"{self._archive.path}: {name}")
         return self._files[number]
 
 

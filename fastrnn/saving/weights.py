@@ -7,6 +7,7 @@ expect is compared with what is stored before anything is read, and nothing is s
 is read.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -133,6 +134,15 @@ _LAYOUTS = {
     "Conv1D": (_keras1_conv1d(), _filters_first(_keras1_conv1d())),
     "ConvLSTMCell": (_by_gate("icfo", "ifco"),),
 }
+_WITHOUT_WEIGHTS = ("input_layer",)
+"""How names of groups begin that files have for layers which a spec may leave out."""
+
+_MOST_NUMBER_BYTES = 8
+"""A number of the widest type in files."""
+
+_MOST_PARTS = 4
+"""Arrays in a file that one weight may be stored as: a gate each."""
+
 _FLIPPED_BY_THEANO = {
     "Conv1D": {"kernel"},
     "Conv2D": {"kernel"},
@@ -268,12 +278,18 @@ class _Tree:
     """The archive's names for the layers of a model, which are those of classes with a counter.
 
     Keras 2.12 and 2.13 listed the layers that have weights twice and counted both.
+
+    Attributes
+    ----------
+    keys : dict
+        From the path of each model's layers that was met to the names of these.
     """
 
     def __init__(self, container: str = "layers") -> None:
         self.container = container
         self.count_twice = container != "layers"
         self.first_path: dict[int, tuple[str, ...]] = {}
+        self.keys: dict[tuple[str, ...], set[str]] = {}
 
     def walk(
         self,
@@ -291,7 +307,10 @@ class _Tree:
         place = f"{place} > {name}" if place else name
         if isinstance(spec, ModelSpec):
             trainable = trainable and spec.trainable
-            for part, part_spec, keys in self.members(layer, spec):
+            members = list(self.members(layer, spec))
+            own_keys = self.keys.setdefault((*path, self.container), set())
+            own_keys.update(keys[-1] for _, _, keys in members)
+            for part, part_spec, keys in members:
                 yield from self.walk(part, part_spec, place, (*path, *keys), trainable)
             return
         trainable = trainable and getattr(layer, "trainable", True)
@@ -364,7 +383,7 @@ class ArrayInMemory:
         self.shape = self._array.shape
 
     def read(self, dtype: DTypeLike) -> np.ndarray:
-        return self._array.astype(dtype)
+        return self._array.astype(dtype)  # a copy, in whatever dtype
 
 
 Arrays = Sequence[StoredArray]
@@ -471,7 +490,8 @@ def _find_by_path(model: "Model", spec: ModelSpec, root: Group) -> Values:
     if container is None:
         raise ModelFormatError(f"{root.place} holds no weights of a Keras model")
     values: Values = {}
-    for holder in _Tree(container).holders(model, spec):
+    tree = _Tree(container)
+    for holder in tree.holders(model, spec):
         group = _group_at(root, holder.path)
         if group is None:
             raise ModelFormatError(
@@ -481,7 +501,28 @@ def _find_by_path(model: "Model", spec: ModelSpec, root: Group) -> Values:
         while (array := group.array(str(len(stored)))) is not None:
             stored.append(array)
         values |= _match(_all_of([holder]), stored, group.place)
+    if not tree.count_twice:
+        _refuse_others(root, tree)
     return values
+
+
+def _refuse_others(root: Group, tree: "_Tree") -> None:
+    """Raise ModelFormatError if the file holds weights of layers that a model of the tree does not have."""
+    for path, keys in tree.keys.items():
+        group = root.group("/".join(path))
+        if group is None:
+            continue
+        for name in group.names():
+            if name in keys or name.startswith(_WITHOUT_WEIGHTS):
+                continue
+            own = group.group(name)
+            inside = own.names() if own is not None else []
+            places = [name, *(f"{name}/{part}" for part in inside if part != "vars")]
+            held = [group.group(f"{place}/vars") for place in places]
+            if any(one is not None and one.names() for one in held):
+                raise ModelFormatError(
+                    f"{group.place} holds weights of {name!r}, a layer that the model does not have"
+                )
 
 
 def _group_at(root: Group, path: tuple[str, ...]) -> Group | None:
@@ -549,12 +590,19 @@ def _find_states(
 ) -> "list[tuple[RNN, list[np.ndarray], str]]":
     """Return the states that stateful layers had when they were saved, flat."""
     states = []
+    bytes_read = 0
     for visit in _TrackedTree().walk(model, spec):
         layer = visit.layer
         found = _object_at(root, (*visit.path, "keras_api", "states"))
         if found is None or not isinstance(layer, RNN) or not layer.stateful:
             continue
         stored = _arrays_in_list(found)
+        bytes_read += sum(math.prod(array.shape) for array in stored) * _MOST_NUMBER_BYTES
+        if bytes_read > root.max_bytes:
+            raise ModelFormatError(
+                f"{found.place}: the states up to here may take {bytes_read} bytes; at most {root.max_bytes} may be "
+                "taken; see max_bytes of load_model"
+            )
         if stored:  # there are none before the first call
             arrays = [array.read(layer.compute_dtype) for array in stored]
             states.append((layer, arrays, found.place))
@@ -604,23 +652,27 @@ def _match(
     Returns a dict from (layer's id, weight's name) to array.
     """
     values: Values = {}
+    taken = 0
     for holder, names in parts:
         shapes = holder.shapes(names)
-        layout, count = _layout_of(holder, shapes, stored, place, version)
+        rest = stored[taken : taken + _MOST_PARTS * len(shapes)]
+        layout, count = _layout_of(holder, shapes, rest, place, version)
         dtypes = [holder.dtype(name) for name in names]
         dtypes = dtypes if count == len(names) else dtypes[:1] * count
-        arrays = [array.read(dtype) for array, dtype in zip(stored, dtypes, strict=False)]
+        arrays = [array.read(dtype) for array, dtype in zip(rest, dtypes, strict=False)]
         arrays = layout.convert(arrays)
         if [array.shape for array in arrays] != shapes:
-            raise _mismatch(holder, shapes, stored, place)
+            raise _mismatch(holder, shapes, rest, place)
         for name, array in zip(names, arrays, strict=True):
             values[id(holder.layer), name] = array
-        stored = stored[count:]
+        taken += count
     for holder in {id(holder): holder for holder, _ in parts}.values():
         if holder.lora is not None or holder.quantized is not None:
             holder.merge(values)
-    if stored:
-        raise ModelFormatError(f"{place} holds {len(stored)} arrays more than the model takes")
+    if taken < len(stored):
+        raise ModelFormatError(
+            f"{place} holds {len(stored) - taken} arrays more than the model takes"
+        )
     return values
 
 
@@ -672,4 +724,4 @@ def _set(layer: Any, spec: LayerSpec | ModelSpec, values: Values) -> None:
     holders = _Tree().holders(layer, spec)
     weights = [values[id(holder.layer), name] for holder in holders for name in holder.names()]
     if weights:
-        layer.set_weights(weights)
+        layer._take_weights(iter(weights), adopt=True)
