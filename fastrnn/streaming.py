@@ -624,13 +624,16 @@ class Stream:
         state: bytes | Mapping[str, ArrayLike] | None = None,
         start: Mapping[str, ArrayLike] | None = None,
     ) -> None:
+        self._name = f"stream of {model.name!r}"
         saved = None
         if isinstance(state, (bytes, bytearray, memoryview)):
             saved = unpack(bytes(state))
+            state = saved.states
             if start is None and saved.start:
                 start = saved.start
+        check_named(state, f"{self._name}: the state", "bytes or a dict of arrays")
+        check_named(start, f"{self._name}: the start", "a dict of arrays")
         self._steps = steps_of(model, list(start or {}))
-        self._name = f"stream of {model.name!r}"
         sizes = {}
         self._start = self._steps.start_arrays(start)
         if self._start:
@@ -638,7 +641,7 @@ class Stream:
         if saved is not None:
             sizes["the snapshot"] = saved.batch_size
         elif state:
-            first = next(iter(cast(Mapping[str, ArrayLike], state).values()))
+            first = next(iter(state.values()))
             sizes["the state"] = np.shape(first)[0] if np.ndim(first) else 0
         if batch_size is not None:
             sizes["batch_size"] = positive_integer(batch_size, "batch_size")
@@ -648,10 +651,8 @@ class Stream:
         self.batch_size = next(iter(sizes.values()), 1)
         self._begun = self._steps.begin(self._start)
         self._states = self._steps.states(self.batch_size, self._begun)
-        if saved is not None:
-            self._take(saved.states, "the snapshot")
-        elif state is not None:
-            self._take(cast(Mapping[str, ArrayLike], state), "the state")
+        if state is not None:
+            self._take(state, "the snapshot" if saved is not None else "the state")
         constants = [self._begun[number] for number in self._steps.step.constants]
         self._core = self._steps.compiled(self._states, constants)
         self._lock = threading.Lock() if self._core is None else self._core
@@ -711,7 +712,7 @@ class Stream:
 
     def _step(self, x: Nested, out: np.ndarray | None) -> Nested:
         """`step` for what the core does not take as it comes."""
-        first = next(iter(x.values())) if isinstance(x, dict) else x
+        first: Any = next(iter(x.values()), None) if isinstance(x, dict) else x
         if len(self._steps.inputs) > 1 and isinstance(x, (list, tuple)) and x:
             first = x[0]
         bare = np.ndim(first) == len(self._steps.inputs[0].batch_shape) - 2
@@ -842,12 +843,17 @@ def step_in_numpy(
     return squeezed, new
 
 
+def check_named(given: object, what: str, expected: str) -> None:
+    """Raise TypeError unless something is a mapping, or None."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"{what}: expected {expected}; got {type(given).__name__}")
+
+
 def checked_states(
     steps: Steps, states: Mapping[str, ArrayLike], batch: int, what: str
 ) -> list[np.ndarray]:
     """Return named states as arrays in the order in which they are carried; ValueError if they are not the model's."""
-    if not isinstance(states, Mapping):
-        raise TypeError(f"{what}: expected bytes or a dict of arrays; got {type(states).__name__}")
+    check_named(states, what, "bytes or a dict of arrays")
     names = [state.name for state in steps.carried]
     if set(states) != set(names):
         raise ValueError(

@@ -240,7 +240,8 @@ class Softmax(MaskReadingLayer):
 
     def _to_mask(self, mask: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
         array = to_numeric(mask, f"layer {self.name!r}: mask")
-        return array if array.dtype == np.bool_ else array > 0.5
+        # An array also of a mask without axes, of which > makes a number.
+        return array if array.dtype == np.bool_ else np.asarray(array > 0.5)
 
     def compute(self, *arrays: np.ndarray) -> np.ndarray:
         x, *masks = arrays

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from fastrnn import plan
-from fastrnn._types import Shape
+from fastrnn._types import Nested, Shape
 from fastrnn.dtypes import is_floating
 from fastrnn.layers.base import Layer
 
@@ -27,8 +27,15 @@ class ArrayLayer(Layer):
         """The buffer of the output's mask, or None: by default the one input's own."""
         return values[0].mask if self.supports_masking and len(values) == 1 else None
 
-    def lower(self, builder: plan.Builder, x: plan.Value | list[plan.Value]) -> plan.Value:
+    def _values(self, x: Nested) -> list[plan.Value]:
+        """The inputs in a list; ValueError if they are nested deeper."""
         values = x if isinstance(x, list) else [x]
+        if not all(isinstance(value, plan.Value) for value in values):
+            raise ValueError(f"layer {self.name!r}: expected an array or a flat list of arrays")
+        return values
+
+    def lower(self, builder: plan.Builder, x: plan.Value | list[plan.Value]) -> plan.Value:
+        values = self._values(x)
         shapes = [value.shape for value in values]
         shape: Shape = self.compute_output_shape(shapes if isinstance(x, list) else shapes[0])
         dtype = self._integers_of(values) if self.keeps_integers else None

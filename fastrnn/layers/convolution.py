@@ -165,6 +165,10 @@ class _Convolution(SpatialLayer):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         shape = list(super().compute_output_shape(input_shape))
         channels = shape[self._channel_axis]
+        if channels == 0:
+            raise ValueError(
+                f"layer {self.name!r}: expected channels; got none, an input of shape {tuple(input_shape)}"
+            )
         expected = self._channels_of_weights() if self.built else channels
         if not fits((channels,), (expected,)):
             raise ValueError(

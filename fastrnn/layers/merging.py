@@ -169,7 +169,7 @@ class _MaskedMerge(_ElementwiseMerge):
     keeps_integers = True
 
     def lower(self, builder: plan.Builder, x: plan.Value | list[plan.Value]) -> plan.Value:
-        values = x if isinstance(x, list) else [x]
+        values = self._values(x)
         rank = max(len(value.shape) for value in values)
         # Keras loses the mask of an input that it reshapes to the others' rank.
         masks = [value.mask if len(value.shape) == rank > 2 else None for value in values]
@@ -316,7 +316,7 @@ class Concatenate(Merge):
         return tuple(shape)
 
     def lower(self, builder: plan.Builder, x: plan.Value | list[plan.Value]) -> plan.Value:
-        values = x if isinstance(x, list) else [x]
+        values = self._values(x)
         rank = len(values[0].shape)
         last = len(values) > 1 and rank > 1 and self.axis % rank == rank - 1
         if not last or self._integers_of(values) is not None:
