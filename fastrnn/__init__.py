@@ -18,7 +18,12 @@ except ImportError as error:
 
 from fastrnn import layers, models, ops
 from fastrnn._dispatch import get_num_threads, num_threads, set_num_threads, show_config
-from fastrnn.errors import ModelFormatError, NotStreamableError, UnsupportedLayerError
+from fastrnn.errors import (
+    ModelFormatError,
+    NotStreamableError,
+    PoolFullError,
+    UnsupportedLayerError,
+)
 from fastrnn.explanation import explain
 from fastrnn.layers import Input, Layer
 from fastrnn.model import Functional, Model, Sequential
@@ -33,6 +38,7 @@ __all__ = [
     "Model",
     "ModelFormatError",
     "NotStreamableError",
+    "PoolFullError",
     "Sequential",
     "UnsupportedLayerError",
     "__version__",

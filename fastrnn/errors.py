@@ -9,6 +9,10 @@ class NotStreamableError(UnsupportedLayerError, ValueError):
     """A layer that cannot run in a stream, since it would need later timesteps; the message says which and why."""
 
 
+class PoolFullError(RuntimeError):
+    """More steps wait in a pool than may; the message says how many that is."""
+
+
 class ModelFormatError(ValueError):
     """A file that is not a Keras model, is damaged, or contradicts itself."""
 

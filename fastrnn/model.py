@@ -1,6 +1,7 @@
 """Models: layers connected to a graph, compiled to a plan on first use."""
 
 import contextlib
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -9,12 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastrnn._nested import flatten, map_structure, unflatten
+from fastrnn._pace import Joined, Pace
 from fastrnn._types import Config, Nested, Shape
 from fastrnn.dtypes import as_dtype
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.graph import graph
 from fastrnn.layers import LOADABLE, InputLayer
-from fastrnn.layers.arguments import to_numeric
+from fastrnn.layers.arguments import numbers_in, to_numeric
 from fastrnn.layers.base import Layer, deserialize, serialize
 from fastrnn.layers.calls import PreparedCall, PreparedCalls, returning
 from fastrnn.layers.core import positive_integer
@@ -72,6 +74,8 @@ class Model(Layer):
         self._layers: list[Layer] = []
         self._known_inputs: ModelInputs | None = None
         self._known_stateful: bool | None = None
+        self._pace: Pace | None = None
+        self._most_numbers = 0.0
 
     calls_take_any_size = False
     """Whether inputs of a call may have other sizes than declared, where the layers take them, as in Keras."""
@@ -234,10 +238,12 @@ class Model(Layer):
         return outputs  # the layers', whatever the model's own policy
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_known_inputs": None, "_known_stateful": None}
+        unknown = dict.fromkeys(["_known_inputs", "_known_stateful", "_pace"])
+        return {**super().__getstate__(), **unknown, "_most_numbers": 0.0}
 
     def _forget_plans(self) -> None:
-        self._known_inputs = self._known_stateful = None
+        self._known_inputs = self._known_stateful = self._pace = None
+        self._most_numbers = 0.0
         super()._forget_plans()
 
     def _executable(
@@ -418,8 +424,8 @@ class Model(Layer):
         x : array-like, or list or dict of array-like
             As for calling the model; of any sizes that its layers take, such as other lengths than the declared one.
         batch_size : int, optional
-            Has no effect: the engine chooses how many rows it takes at a time. A stateful model takes its own batch
-            size, and carries its states from one group of rows to the next.
+            Has no effect: the engine chooses how many rows it takes at a time, so that Ctrl-C is heard between. A
+            stateful model takes its own batch size, and carries its states from one group of rows to the next.
         verbose : {0, 1, 2, "auto"}
             Print a line at the end unless 0.
 
@@ -432,10 +438,15 @@ class Model(Layer):
         TypeError, ValueError
             As for calling the model; also if the rows are no multiple of a stateful model's batch size, or of that of
             a constant in the model.
+
+        Notes
+        -----
+        After an error, or Ctrl-C, a stateful model has the states that it had before.
         """
         if batch_size is not None:
             positive_integer(batch_size, "batch_size")
-        if not verbose:
+        count = x.size if isinstance(x, np.ndarray) else numbers_in(x)
+        if not verbose and count <= self._most_numbers:
             results = self._prepared.shortest.run(x)
             if results is None:
                 results = self._computed_before(x, None, any_size=True)
@@ -444,34 +455,73 @@ class Model(Layer):
         self._build_for_call(x)
         arrays = self._signature.checked(x, any_size=True)
         rows = next(len(array) for array in arrays if array is not None)
-        batch = self._inputs[0].batch_shape[0]
-        if self.stateful and batch is not None:
-            group = batch
-            if rows % group:
-                raise ValueError(
-                    f"model {self.name!r} is stateful with a batch of {group}: expected a multiple "
-                    f"of it; got {rows} rows"
-                )
-        else:
-            with self._naming_inputs(arrays):
-                shapes = self._signature.other_shapes(arrays)
-                plan = self._executable((False,) * len(arrays), shapes)[0].plan
-            several = rows if plan.program is not None else ROWS_BETWEEN_NUMPY_STEPS
-            group = plan.rows or several
-        if self.stateful and rows == 0:
+        stateful = self.stateful
+        steps = 1 if rows else 0
+        groups = self._groups(arrays, rows, stateful)
+        if stateful and not rows:
             outputs = self._run_on_nothing(arrays)
-        elif rows <= group:
+        elif groups is None:
             outputs = self._run_and_prepare(x, None, arrays)
         else:
-            parts = [
-                self._run([None if a is None else a[start : start + group] for a in arrays])
-                for start in range(0, rows, group)
-            ]
-            leaves = zip(*map(flatten, parts), strict=True)
-            outputs = unflatten(parts[0], map(np.concatenate, leaves))
+            outputs, steps = self._run_groups(arrays, rows, groups)
         if verbose:
-            print(f"{rows} rows in {-(-rows // group) if rows else 0} steps")
+            print(f"{rows} rows in {steps} steps")
         return outputs
+
+    def _groups(
+        self, arrays: list[np.ndarray | None], rows: int, stateful: bool
+    ) -> Iterable[slice] | None:
+        """Which rows `predict` takes at a time; None for all at once.
+
+        It also notes how many numbers are few enough for all at once, whatever they are.
+        """
+        self._most_numbers = (
+            math.inf
+        )  # where the batch is fixed, what takes another is not prepared
+        batch = self._inputs[0].batch_shape[0]
+        if stateful and batch is not None:
+            if rows % batch:
+                raise ValueError(
+                    f"model {self.name!r} is stateful with a batch of {batch}: expected a multiple "
+                    f"of it; got {rows} rows"
+                )
+            return None if rows <= batch else _in_groups(rows, batch)
+        with self._naming_inputs(arrays):
+            shapes = self._signature.other_shapes(arrays)
+            executable, _ = self._executable((False,) * len(arrays), shapes)
+        plan = executable.plan
+        if plan.rows is not None:
+            return None if rows <= plan.rows else _in_groups(rows, plan.rows)
+        if self._pace is None:
+            self._pace = Pace(float(self.count_params()))  # every weight counts for every place
+        size = max(_places(array) for array in arrays if array is not None)
+        most = rows if plan.program is not None else ROWS_BETWEEN_NUMPY_STEPS
+        fitting = min(most, self._pace.fitting(size))
+        self._most_numbers = self._pace.fitting(1) * self._signature.least_features
+        return None if rows <= fitting else self._pace.parts(rows, most, size)
+
+    def _run_groups(
+        self, arrays: list[np.ndarray | None], rows: int, groups: Iterable[slice]
+    ) -> tuple[Nested, int]:
+        """Return the outputs for some rows after others, and how many times it took some."""
+        joined, structure, steps = Joined(rows, axis=0), None, 0
+        with self._all_or_nothing():
+            for group in groups:
+                structure = self._run([None if a is None else a[group] for a in arrays])
+                joined.put(group, flatten(structure))
+                steps += 1
+        return unflatten(structure, joined.arrays), steps
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Let the stateful layers have the states that they had before if what is done inside ends early."""
+        before = [(layer, layer.flat_states) for layer in self._stateful_layers()]
+        try:
+            yield
+        except BaseException:
+            for layer, states in before:
+                layer.flat_states = states
+            raise
 
     def _explain(self, inputs: Nested) -> list[dict[str, Any]]:
         """What runs in a call on such inputs, in its order, as `Plan.run` tells it. States stay as they are."""
@@ -929,6 +979,15 @@ class Functional(Model):
             if shapes is not None:
                 shapes.setdefault(layer, map_structure(lambda output: output.shape, outputs))
         return map_structure(value_of, self._outputs)
+
+
+def _in_groups(rows: int, group: int) -> Iterator[slice]:
+    return (slice(start, min(start + group, rows)) for start in range(0, rows, group))
+
+
+def _places(array: np.ndarray) -> int:
+    """How many timesteps or pixels a row of an input has."""
+    return math.prod(array.shape[1:] if array.dtype.kind in "iub" else array.shape[1:-1])
 
 
 def _refuse_missing(layer: Layer, node: NodeSpec, missing: Collection[TensorRef]) -> None:

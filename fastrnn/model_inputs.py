@@ -35,12 +35,18 @@ class ModelInputs:
         In the order of a flat list of inputs.
     structure : nested
         The structure in which inputs come, holding anything.
+
+    Attributes
+    ----------
+    least_features : int
+        How many numbers each timestep or pixel has at least, of any input.
     """
 
     def __init__(self, model: "Model", layers: Sequence[InputLayer], structure: Nested) -> None:
         self._model, self.layers, self._structure = model, list(layers), structure
         self._names = [layer.name for layer in layers]
         self._of_halves = any(layer.input_dtype in HALVES for layer in layers)
+        self.least_features = min(map(_features, layers), default=1)
         self._keys = self._names
         if isinstance(structure, dict) and len(structure) == len(layers):
             self._keys = sorted(structure)
@@ -336,3 +342,10 @@ def _only_leaf(structure: Nested) -> Any:
     """`structure`, or the one thing in it however deep."""
     leaves = _leaves(structure)
     return leaves[0] if len(leaves) == 1 else structure
+
+
+def _features(layer: InputLayer) -> int:
+    """Return how many numbers a timestep or pixel of an input has; 1 where that is not known, and of whole numbers."""
+    *others, features = layer.batch_shape
+    is_whole = as_dtype(layer.input_dtype).kind in "iub"
+    return 1 if is_whole or not others else features or 1

@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike
 from fastrnn import _core, activations, reference
 from fastrnn._dispatch import build_for
 from fastrnn._nested import flatten, map_structure
+from fastrnn._pace import uninterrupted
 from fastrnn._types import ActivationFunction, Nested, Shape
 from fastrnn.dtypes import is_floating, is_half
 
@@ -981,8 +982,9 @@ class Executable:
             ]
         if keep_states and self._stateful:
             after = iter(results[self._n_outputs :])
-            for layer in self._stateful:
-                layer.flat_states = [next(after) for _ in layer.flat_states]
+            new = [[next(after) for _ in layer.flat_states] for layer in self._stateful]
+            names = ["flat_states"] * len(new)
+            uninterrupted(setattr, self._stateful, names, new)
         outputs = results[: self._n_outputs]
         if not self._casts_any:
             return list(outputs)

@@ -9,14 +9,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastrnn import _core
 from fastrnn._nested import flatten, unflatten
+from fastrnn._pace import uninterrupted
 from fastrnn._types import Nested
+from fastrnn.errors import PoolFullError
 from fastrnn.layers.core import positive_integer
 from fastrnn.snapshots import pack, unpack
 from fastrnn.streaming import checked_states, put_into, step_in_numpy, steps_of
@@ -31,6 +33,9 @@ DEFAULT_WAIT = 200e-6
 
 LONGEST_ON_LOOP = 1e-3
 """Seconds of a step beyond which it runs in a thread, so that the event loop goes on: handing it over takes 0.1 ms."""
+
+BATCHES_WAITING = 8
+"""Full batches of steps that wait at most where the caller does not say."""
 
 TIMER_SECONDS = 2e-3
 """What is left of a wait is polled for: asyncio's timers, whole milliseconds, would overshoot it several times."""
@@ -117,7 +122,11 @@ class StreamPool:
         states = self._fresh or self._steps.states(1, begun)
         with self._lock:
             id = self._slots.open()
-            self._put(self._slots.places_of([id]), states, [(arrays, begun)])
+            try:
+                self._put(self._slots.places_of([id]), states, [(arrays, begun)])
+            except BaseException:
+                self._slots.close(id)
+                raise
         return id
 
     def _put(
@@ -127,8 +136,7 @@ class StreamPool:
         starts: Sequence[tuple[list[np.ndarray], Mapping[int, np.ndarray]]] = (),
     ) -> None:
         """Write the states of some places and, for new ones, what was given at their starts."""
-        for array, rows in zip(self._states, states, strict=True):
-            array[places] = rows
+        uninterrupted(np.ndarray.__setitem__, self._states, [places] * len(states), states)
         for place, (arrays, begun) in zip(places.tolist(), starts, strict=False):
             if arrays:
                 self._started[place] = arrays
@@ -199,19 +207,21 @@ class StreamPool:
         """Take streams back to before their first step."""
         with self._lock:
             places = self._slots.places_of(ids)
-            if self._fresh is not None:
-                self._put(places, self._fresh)
+            if self._fresh is not None or not len(places):
+                self._put(places, self._fresh or [])
                 return
-            for place in places:
-                begun = self._steps.begin(self._started[int(place)])
-                self._put(np.array([place]), self._steps.states(1, begun))
+            starts = [self._steps.begin(self._started[place]) for place in places.tolist()]
+            fresh = zip(*(self._steps.states(1, begun) for begun in starts), strict=True)
+            self._put(places, [np.concatenate(rows) for rows in fresh])
 
     def state(self, ids: Ids) -> dict[str, np.ndarray]:
         """Return copies of the states of some streams, (n, ...) each, by the names that `Stream.state` has."""
         with self._lock:
-            places = self._slots.places_of(ids)
-            names = [state.name for state in self._steps.carried]
-            return {name: array[places] for name, array in zip(names, self._states, strict=True)}
+            return self._state(self._slots.places_of(ids))
+
+    def _state(self, places: np.ndarray) -> dict[str, np.ndarray]:
+        names = [state.name for state in self._steps.carried]
+        return {name: array[places] for name, array in zip(names, self._states, strict=True)}
 
     def snapshot(self, ids: Ids) -> bytes:
         """Return a snapshot of some streams, for `restore` of this pool or another one, or `Model.stream`.
@@ -224,11 +234,12 @@ class StreamPool:
         ids = list(ids)
         if not ids:
             raise ValueError(f"{self._name}: expected an id or more for a snapshot; got none")
-        states = self.state(ids)
         with self._lock:
-            places = self._slots.places_of(ids).tolist()
+            places = self._slots.places_of(ids)
+            states = self._state(places)
+            given = [self._started[place] for place in places.tolist() if self._steps.given]
             start = {
-                layer.name: np.concatenate([self._started[place][i] for place in places])
+                layer.name: np.concatenate([one[i] for one in given])
                 for i, layer in enumerate(self._steps.start_inputs)
             }
         return pack(len(ids), states, start)
@@ -273,17 +284,38 @@ class StreamPool:
                 room = self.capacity - self._slots.n_open
                 if count > room:
                     raise RuntimeError(f"{what}: {count} streams for {room} free places")
-                chosen = [self._slots.open() for _ in range(count)]
+                chosen = []
             else:
                 chosen = [int(id) for id in ids]
                 if len(chosen) != count:
                     raise ValueError(f"{what}: expected {count} ids; got {len(chosen)}")
-            self._put(self._slots.places_of(chosen), states, starts)
+            opened: list[int] = []
+            try:
+                while len(chosen) < count:
+                    opened.append(self._slots.open())
+                    chosen.append(opened[-1])
+                self._put(self._slots.places_of(chosen), states, starts)
+            except BaseException:
+                for id in opened:
+                    self._slots.close(id)
+                raise
         return chosen
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self._name}: a pool is neither pickled nor copied, as the ids of its streams are known to others; "
+            "`snapshot` saves streams, and `restore` of another pool goes on with them"
+        )
 
     # -- asyncio ----------------------------------------------------------------------------------------------------
 
-    def batching(self, max_wait: float = DEFAULT_WAIT, max_batch: int | None = None) -> "Batching":
+    def batching(
+        self,
+        max_wait: float = DEFAULT_WAIT,
+        max_batch: int | None = None,
+        max_waiting: int | None = None,
+        when_full: Literal["wait", "reject"] = "wait",
+    ) -> "Batching":
         """Return what an `async with` enters to collect the steps that coroutines submit.
 
         Parameters
@@ -293,8 +325,13 @@ class StreamPool:
             submitted one, or `max_batch` have. What is below two milliseconds of it is polled for on the event loop.
         max_batch : int, optional
             The most streams of one step.
+        max_waiting : int, optional
+            The most submitted steps that wait to be taken; eight full batches by default.
+        when_full : {"wait", "reject"}
+            What `submit` does when so many wait: wait for its turn, or raise PoolFullError, which tells a server to
+            refuse work while it cannot keep up. `asyncio.timeout` around it limits how long it waits.
         """
-        return Batching(self, max_wait, max_batch)
+        return Batching(self, max_wait, max_batch, max_waiting, when_full)
 
     async def __aenter__(self) -> "StreamPool":
         return await self.batching().__aenter__()
@@ -331,6 +368,8 @@ class StreamPool:
             If the stream is not open, or no longer when its turn comes.
         TypeError, ValueError
             If `x` does not fit.
+        PoolFullError
+            If as many steps wait as may, and those are to be refused.
         RuntimeError
             Outside of `async with`.
         """
@@ -342,13 +381,28 @@ class StreamPool:
 class Batching:
     """Collects the steps that coroutines of one event loop submit to a pool; `StreamPool.batching` makes it."""
 
-    def __init__(self, pool: StreamPool, max_wait: float, max_batch: int | None) -> None:
+    def __init__(
+        self,
+        pool: StreamPool,
+        max_wait: float,
+        max_batch: int | None,
+        max_waiting: int | None,
+        when_full: Literal["wait", "reject"],
+    ) -> None:
         if not 0 <= max_wait < float("inf"):
             raise ValueError(f"expected max_wait as seconds, 0 or more; got {max_wait!r}")
         self._pool, self._max_wait = pool, float(max_wait)
         self._max_batch = pool.capacity
         if max_batch is not None:
             self._max_batch = positive_integer(max_batch, "max_batch")
+        self._max_waiting = BATCHES_WAITING * self._max_batch
+        if max_waiting is not None:
+            self._max_waiting = positive_integer(max_waiting, "max_waiting")
+        if when_full not in ("wait", "reject"):
+            raise ValueError(f"expected when_full as 'wait' or 'reject'; got {when_full!r}")
+        self._rejects = when_full == "reject"
+        self._n_waiting = 0
+        self._at_the_door: deque[asyncio.Future[None]] = deque()
         self._batches: deque[dict[int, tuple[list[np.ndarray], asyncio.Future[Nested]]]] = deque()
         self._deadline: float | None = None
         self._stepping: asyncio.Future[Any] | None = None
@@ -372,14 +426,16 @@ class Batching:
         """Take what was submitted, then no more."""
         self._closing = True
         try:
-            while self._batches or self._stepping is not None:
+            while self._n_waiting or self._stepping is not None:
                 if self._stepping is not None:
                     await asyncio.wait([self._stepping])
-                else:
+                elif self._batches:
                     self._take_batch()
                 await asyncio.sleep(0)
         finally:
             self._pool._batching = None
+            for turn in self._at_the_door:
+                turn.cancel()
             for batch in self._batches:
                 for _, future in batch.values():
                     future.cancel()
@@ -394,6 +450,7 @@ class Batching:
         if id not in pool:
             raise KeyError(f"no stream {id} is open")
         row = pool._steps.arrays(x, 0, pool._name)
+        await self._enter()
         future: asyncio.Future[Nested] = self._loop.create_future()
         # Behind its stream's last one, in the first batch that has room.
         first = max((i + 1 for i, batch in enumerate(self._batches) if id in batch), default=0)
@@ -403,11 +460,44 @@ class Batching:
         else:
             batch = {}
             self._batches.append(batch)
-        batch[id] = row, future
+        entry = batch[id] = row, future
         if self._deadline is None:
             self._deadline = time.perf_counter() + self._max_wait
             self._loop.call_soon(self._look)
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if batch.get(id) is entry:
+                del batch[id]
+                self._leave(1)
+            raise
+
+    async def _enter(self) -> None:
+        """Be one of those that wait, as soon as there may be one more; in the order of asking."""
+        if self._n_waiting < self._max_waiting:
+            self._n_waiting += 1
+            return
+        if self._rejects:
+            raise PoolFullError(
+                f"{self._pool._name}: {self._n_waiting} steps wait to be taken, which is as many as may"
+            )
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._at_the_door.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._leave(1)  # it was let in already
+            raise
+
+    def _leave(self, count: int) -> None:
+        """So many wait no longer; let others in for them."""
+        self._n_waiting -= count
+        while self._at_the_door and self._n_waiting < self._max_waiting:
+            turn = self._at_the_door.popleft()
+            if not turn.done():
+                self._n_waiting += 1
+                turn.set_result(None)
 
     def _look(self) -> None:
         """Take the first batch if it need not wait any longer; look again later otherwise."""
@@ -424,11 +514,10 @@ class Batching:
 
     def _take_batch(self) -> None:
         self._deadline = None
-        batch = {
-            id: (row, future)
-            for id, (row, future) in self._batches.popleft().items()
-            if not future.done()
-        }
+        taken = self._batches.popleft()
+        self._leave(len(taken))
+        batch = {id: (row, future) for id, (row, future) in taken.items() if not future.done()}
+        taken.clear()  # who is cancelled from now on waits no longer
         ids, rows = list(batch), [row for row, _ in batch.values()]
         futures = [future for _, future in batch.values()]
         if len(ids) * self._seconds_of_row > LONGEST_ON_LOOP:

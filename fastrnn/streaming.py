@@ -10,13 +10,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastrnn import _core
 from fastrnn._nested import flatten, map_structure, unflatten
+from fastrnn._pace import Joined, Pace, uninterrupted
 from fastrnn._types import Nested
 from fastrnn.dtypes import HALVES, as_dtype, is_floating, rounded
 from fastrnn.errors import NotStreamableError
@@ -653,6 +654,11 @@ class Stream:
         self._states = self._steps.states(self.batch_size, self._begun)
         if state is not None:
             self._take(state, "the snapshot" if saved is not None else "the state")
+        self._connect()
+        self._pace = Pace(float(model.count_params()) * self.batch_size)
+
+    def _connect(self) -> None:
+        """Have the core step the states, where it can."""
         constants = [self._begun[number] for number in self._steps.step.constants]
         self._core = self._steps.compiled(self._states, constants)
         self._lock = threading.Lock() if self._core is None else self._core
@@ -670,12 +676,8 @@ class Stream:
             self._take(state, "the state")
 
     def _take(self, states: Mapping[str, ArrayLike], what: str) -> None:
-        for array, new in zip(
-            self._states,
-            checked_states(self._steps, states, self.batch_size, f"{self._name}: {what}"),
-            strict=True,
-        ):
-            array[...] = new
+        new = checked_states(self._steps, states, self.batch_size, f"{self._name}: {what}")
+        uninterrupted(np.copyto, self._states, new)
 
     def _alone(self) -> "_Alone":
         return _Alone(self._lock)
@@ -740,8 +742,7 @@ class Stream:
             outputs = [one[0] for one in outputs] if bare else outputs
             if out is not None:
                 outputs = [put_into(out, outputs, self._name)]
-            for array, new in zip(self._states, states, strict=True):
-                array[...] = new
+            uninterrupted(np.copyto, self._states, states)
         return self._steps.step.in_structure(outputs)
 
     def feed(self, chunk: Nested) -> Nested:
@@ -768,27 +769,48 @@ class Stream:
             raise ValueError(
                 f"{self._name}: expected {self.batch_size} rows of one timestep or more; got shape {arrays[0].shape}"
             )
+        states, joined = self._states, Joined(time, axis=1)
         with self._alone():
             form = self._steps.chunk
-            if form is not None:
-                outputs, states = form.run(arrays, self._states, self._begun)
-            else:
-                states, parts = self._states, []
-                for t in range(time):
-                    inputs = [array[:, t] for array in arrays]
-                    made, states = step_in_numpy(self._steps.step, inputs, states, self._begun)
-                    parts.append(made)
-                outputs = [np.stack(each, axis=1) for each in zip(*parts, strict=True)]
-            for array, new in zip(self._states, states, strict=True):
-                array[...] = new
-        return self._steps.step.in_structure(outputs)
+            for part in self._pace.parts(time, time if form is not None else 1):
+                inputs = [array[:, part] for array in arrays]
+                if form is not None:
+                    outputs, states = form.run(inputs, states, self._begun)
+                else:
+                    now = [array[:, 0] for array in inputs]
+                    outputs, states = step_in_numpy(self._steps.step, now, states, self._begun)
+                    outputs = [output[:, np.newaxis] for output in outputs]
+                joined.put(part, outputs)
+            uninterrupted(np.copyto, self._states, states)
+        return self._steps.step.in_structure(joined.arrays)
 
     def reset(self) -> None:
         """Go back to before the first step: to zeros, or to what was given at the start."""
         with self._alone():
             fresh = self._steps.states(self.batch_size, self._begun)
-            for array, new in zip(self._states, fresh, strict=True):
-                array[...] = new
+            uninterrupted(np.copyto, self._states, fresh)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        model = self._steps.model
+        made: Any = model._executables.get(("stream", self._steps.given))
+        if made is not self._steps:
+            raise TypeError(
+                f"{self._name}: the model has been changed since the stream was made, so it cannot be pickled with it; "
+                "`save` gives the stream's states alone"
+            )
+        return Stream, (model, self.batch_size, self.save())
+
+    def __copy__(self) -> Self:
+        """Return a stream that goes on from here on its own; the model is the same."""
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        with self._alone():
+            copied._states = [state.copy() for state in self._states]
+        copied._connect()
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self.__copy__()
 
     def save(self) -> bytes:
         """Return a snapshot, which `Model.stream(state=...)` goes on from, in another process too."""

@@ -1,6 +1,8 @@
 """Pools of streams: any of them stepped together, from threads and from coroutines."""
 
 import asyncio
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import fastrnn
 from fastrnn import layers as L
+from fastrnn.errors import PoolFullError
 from tests.clock import Clock
 from tests.test_streaming import (
     MASKED,
@@ -533,3 +536,147 @@ def test_submit_needs_an_async_with(model):
     for wrong in (-1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="max_wait"):
             pool.batching(max_wait=wrong)
+
+
+def hold_up(pool):
+    """Let a pool take no step until what is returned is called."""
+    gate = threading.Event()
+    step = pool.step
+
+    def waiting(ids, x):
+        assert gate.wait(60)
+        return step(ids, x)
+
+    pool.step = waiting
+    return gate.set
+
+
+def busy(pool, **bounds):
+    """Batching whose steps run in a thread, as long ones do."""
+    batching = pool.batching(max_wait=0, **bounds)
+    batching._seconds_of_row = 1.0
+    return batching
+
+
+def test_no_more_wait_than_may(model):
+    """Some are taken, some wait, others are refused, and none is lost."""
+    pool = model.stream_pool(20)
+    ids = [pool.open() for _ in range(20)]
+    go_on = hold_up(pool)
+
+    async def main():
+        async with busy(pool, max_batch=4, max_waiting=6, when_full="reject"):
+            steps = [asyncio.create_task(pool.submit(id, np.ones(4))) for id in ids[:4]]
+            await asyncio.sleep(0.05)
+            steps += [asyncio.create_task(pool.submit(id, np.ones(4))) for id in ids[4:10]]
+            await asyncio.sleep(0.05)
+            for _ in range(2):
+                with pytest.raises(PoolFullError, match="6 steps wait"):
+                    await pool.submit(ids[10], np.ones(4))
+            steps[-1].cancel()
+            await asyncio.sleep(0.05)
+            steps[-1] = asyncio.create_task(pool.submit(ids[11], np.ones(4)))  # there is room again
+            await asyncio.sleep(0.05)
+            go_on()
+            return await asyncio.gather(*steps)
+
+    results = asyncio.run(main())
+    assert len(results) == 10
+    assert all(np.array_equal(result, results[0]) for result in results)
+
+
+def test_who_waits_for_room_goes_in_turn(model):
+    """By default; whoever gives up before takes no room."""
+    pool = model.stream_pool(40)
+    ids = [pool.open() for _ in range(40)]
+    go_on, taken = hold_up(pool), []
+    step = pool.step
+    pool.step = lambda given, x: (step(given, x), taken.extend(given))[0]
+
+    async def main():
+        batching = busy(pool, max_batch=3, max_waiting=3)
+        async with batching:
+            steps = [asyncio.create_task(pool.submit(id, np.ones(4))) for id in ids]
+            await asyncio.sleep(0.05)
+            assert len(batching._at_the_door) == 40 - 3 - 3
+            assert sum(map(len, batching._batches)) == 3
+            for i in (10, 20):
+                steps[i].cancel()
+            go_on()
+            return await asyncio.gather(*steps, return_exceptions=True)
+
+    results = asyncio.run(main())
+    cancelled = [isinstance(result, asyncio.CancelledError) for result in results]
+    assert [i for i, one in enumerate(cancelled) if one] == [10, 20]
+    assert taken == [id for i, id in enumerate(ids) if i not in (10, 20)]
+
+
+@pytest.mark.slow
+def test_cancellation_storms_lose_and_cross_nothing(model, rng):
+    """Half of the tasks are cancelled at random moments: each of the others steps its stream once."""
+    pool = model.stream_pool(64)
+    ids = [pool.open() for _ in range(64)]
+    expected = {id: model.stream() for id in ids}
+    last = {}
+
+    async def one(id, x, seconds):
+        await asyncio.sleep(seconds)
+        last[id] = await pool.submit(id, x)
+
+    async def main():
+        async with pool.batching(max_wait=1e-3, max_batch=16, max_waiting=24) as entered:
+            assert entered is pool
+            for _ in range(8):
+                rows = rng.normal(size=(64, 4)).astype(np.float32)
+                before = pool.state(ids)
+                tasks = [
+                    asyncio.create_task(one(id, row, rng.uniform(0, 2e-3)))
+                    for id, row in zip(ids, rows, strict=True)
+                ]
+                for task in rng.permutation(np.array(tasks, object))[:32]:
+                    asyncio.get_running_loop().call_later(rng.uniform(0, 4e-3), task.cancel)
+                ends = await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.sleep(0.01)
+                after = pool.state(ids)
+                for i, (id, end) in enumerate(zip(ids, ends, strict=True)):
+                    stream = expected[id]
+                    moved = any(
+                        not np.array_equal(before[name][i], after[name][i]) for name in before
+                    )
+                    if end is None:
+                        assert moved
+                        np.testing.assert_array_equal(last[id], stream.step(rows[i]))
+                    elif moved:  # cancelled when it was taken already
+                        stream.step(rows[i])
+                    for name, state in stream.state.items():
+                        np.testing.assert_array_equal(after[name][i], state[0])
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"max_waiting": 0}, {"max_waiting": 1.5}, {"when_full": "drop"}, {"max_batch": -1}]
+)
+def test_bounds_that_are_none(bounds, model):
+    with pytest.raises(ValueError, match="expected"):
+        model.stream_pool(2).batching(**bounds)
+
+
+def test_leaving_while_some_wait_for_room_takes_all(model):
+    pool = model.stream_pool(8)
+    ids = [pool.open() for _ in range(8)]
+
+    async def main():
+        async with pool.batching(max_batch=2, max_waiting=2):
+            steps = [asyncio.create_task(pool.submit(id, np.ones(4))) for id in ids]
+            await asyncio.sleep(0)
+        return await asyncio.gather(*steps)
+
+    assert len(asyncio.run(main())) == 8
+
+
+def test_pools_are_neither_pickled_nor_copied(model):
+    pool = model.stream_pool(2)
+    for work in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="`snapshot` saves streams"):
+            work(pool)

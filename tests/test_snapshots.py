@@ -1,12 +1,15 @@
-"""Snapshots: what they hold, and bytes that are none."""
+"""Snapshots: what they hold, and bytes that are none; copies of streams."""
 
+import copy
 import json
+import pickle
 import zlib
 
 import numpy as np
 import pytest
 
-from fastrnn import snapshots
+import fastrnn
+from fastrnn import layers, snapshots
 
 STATES = {"a/h": np.arange(6, dtype="float32").reshape(2, 3), "b": np.ones((2, 2, 2), "float64")}
 START = {"tokens": np.array([[1, 2], [3, 4]]), "pixels": np.array([[7], [255]], "uint8")}
@@ -94,3 +97,42 @@ HOSTILE = {
 def test_hostile_bytes_are_refused(name):
     with pytest.raises(ValueError, match="snapshot"):
         snapshots.unpack(HOSTILE[name])
+
+
+@pytest.fixture(params=["core", "numpy", "start"])
+def stream(request, rng):
+    """A stream in the midst of its sequence; what one step takes."""
+    x = fastrnn.Input((None, 3), name="x")
+    if request.param == "start":
+        h = fastrnn.Input((4,), name="h")
+        y = layers.GRU(4)(x, initial_state=h)
+        stream = fastrnn.Model([x, h], y).stream(start={"h": rng.normal(size=(2, 4))})
+    else:
+        function = [layers.Lambda(np.negative)] if request.param == "numpy" else []
+        stream = fastrnn.Sequential([x, layers.LSTM(4), *function]).stream(2)
+    stream.step(rng.normal(size=(2, 3)))
+    return stream
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))]
+)
+def test_copies_of_streams_go_on_alone(copied, stream, rng):
+    one, x = copied(stream), rng.normal(size=(2, 3)).astype(np.float32)
+    before = stream.state
+    found = [one.step(x) for _ in range(3)]
+    for name, state in stream.state.items():
+        np.testing.assert_array_equal(state, before[name])
+    np.testing.assert_array_equal(found, [stream.step(x) for _ in range(3)])
+    one.reset()
+    stream.reset()
+    np.testing.assert_array_equal(one.step(x), stream.step(x))
+    assert one._lock is not stream._lock
+
+
+def test_streams_of_a_model_that_was_changed_are_copied_and_not_pickled(stream, rng):
+    model, x = stream._steps.model, rng.normal(size=(2, 3)).astype(np.float32)
+    model.set_weights([weight + 1 for weight in model.get_weights()])
+    np.testing.assert_array_equal(copy.deepcopy(stream).step(x), stream.step(x))
+    with pytest.raises(TypeError, match="the model has been changed"):
+        pickle.dumps(stream)

@@ -1,5 +1,6 @@
 """What a call is given: arrays, numbers in lists, masks, and constants, in nested lists, tuples and dicts."""
 
+import math
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
@@ -91,6 +92,26 @@ def _first_leaf(structure: Nested) -> Any:
         parts = [structure[key] for key in sorted(structure)]
     leaves = (leaf for part in parts if (leaf := _first_leaf(part)) is not _NOTHING)
     return next(leaves, _NOTHING)
+
+
+def numbers_in(x: Nested) -> float:
+    """Return how many numbers `x` holds, infinitely many where that is not seen at a glance.
+
+    Lists of numbers are taken to be of one size, as those are that make an array.
+    """
+    if isinstance(x, np.ndarray):
+        return x.size
+    if isinstance(x, dict):
+        return sum(map(numbers_in, x.values()))
+    if not isinstance(x, (list, tuple)):
+        is_number = isinstance(x, (int, float, np.generic))
+        return 0 if x is None else 1 if is_number else math.inf
+    if not is_array_like(x):
+        return sum(map(numbers_in, x))
+    count, first = 1, x
+    while isinstance(first, (list, tuple)) and first:
+        count, first = count * len(first), first[0]
+    return count
 
 
 def arrays_in(x: Nested) -> Nested:

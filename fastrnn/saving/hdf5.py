@@ -25,7 +25,7 @@ MAX_ATTRIBUTE_BYTES = 32 << 20
 MAX_NAMES = 10_000
 MAX_CHUNK_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
-"""Of an array of another dtype, how much is in memory beside what it is converted to."""
+"""What is read of an array at a time."""
 
 LEAST_SHARE = 0.75
 """Of a file's bytes in memory, what weights must be to keep all of it in memory instead of copies of themselves."""
@@ -360,16 +360,40 @@ class StoredArray:
             offset = dataset.id.get_offset()  # None of what is in chunks
             if offset is not None and offset % dtype.itemsize == 0:
                 return image.array(offset, self.shape, dtype)
-        if stored == dtype or dataset.size * stored.itemsize <= BLOCK_BYTES:
-            return self._converted(np.asarray(dataset[()]), dtype)
-        rows_of_chunk = dataset.chunks[0] if dataset.chunks else 1
-        row_bytes = dataset.size * stored.itemsize // len(dataset)
-        rows = rows_of_chunk * max(1, BLOCK_BYTES // (row_bytes * rows_of_chunk))
         values = np.empty(self.shape, dtype)
-        for start in range(0, len(dataset), rows):
-            part = slice(start, start + rows)
-            values[part] = self._converted(dataset[part], dtype)
+        if dataset.size:
+            self._read_blocks(values)
         return values
+
+    def _read_blocks(self, values: np.ndarray) -> None:
+        """Fill `values` block by block: of what is converted little is in memory twice, and Ctrl-C is heard between.
+
+        It would be lost in the midst of h5py, where objects are deleted: none are, between the blocks.
+        """
+        h5py, dataset = self._file.h5py, self._dataset
+        stored = dataset.dtype
+        memory_type = h5py.h5t.py_create(stored)
+        file_space = dataset.id.get_space()
+        if not self.shape:
+            buffer = np.empty((), stored)
+            dataset.id.read(h5py.h5s.create(h5py.h5s.SCALAR), file_space, buffer, memory_type)
+            values[()] = self._converted(buffer, values.dtype)
+            return
+        rows_of_chunk = dataset.chunks[0] if dataset.chunks else 1
+        row_bytes = dataset.size * stored.itemsize // len(values)
+        rows = rows_of_chunk * max(1, BLOCK_BYTES // (row_bytes * rows_of_chunk))
+        spaces = {
+            count: h5py.h5s.create_simple((count, *self.shape[1:]))
+            for count in {min(rows, len(values)), len(values) % rows} - {0}
+        }
+        origin = (0,) * (values.ndim - 1)
+        for start in range(0, len(values), rows):
+            block = values[start : start + rows]
+            buffer = block if stored == values.dtype else np.empty(block.shape, stored)
+            file_space.select_hyperslab((start, *origin), block.shape)
+            dataset.id.read(spaces[len(block)], file_space, buffer, memory_type)
+            if buffer is not block:
+                block[...] = self._converted(buffer, values.dtype)
 
     def _converted(self, data: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return arrays.converted(arrays.widened_bfloat16(data) if self._is_bfloat16 else data, dtype)
