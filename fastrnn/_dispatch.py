@@ -1,6 +1,7 @@
 """Which build of the kernels runs here, and on how many threads: the one place where both are decided."""
 
 import contextlib
+import ctypes
 import functools
 import os
 import platform
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastrnn import _core
+from fastrnn import _core, _machine
 
 ISA_VARIABLE = "FASTRNN_ISA"
 MOST_THREADS = 1024
@@ -48,7 +49,7 @@ def _default_threads() -> int:
     requested = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if requested.isdecimal() and int(requested) > 0:
         return min(int(requested), MOST_THREADS)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_machine.processors(), MOST_THREADS)
 
 
 _default = _default_threads()
@@ -60,14 +61,20 @@ def _checked(n: int) -> int:
         raise ValueError(f"expected a positive integer as the number of threads; got {n!r}")
     if n > MOST_THREADS:
         raise ValueError(f"expected at most {MOST_THREADS} threads; got {n}")
+    if n > 1 and _keeps_to_one:
+        raise RuntimeError(
+            f"expected one thread; got {n}: this process was forked, and the threads of the process before could not "
+            "be ended, without which OpenMP hangs; start processes by multiprocessing's spawn or forkserver"
+        )
     return int(n)
 
 
 def set_num_threads(n: int) -> None:
     """Let every call of this process use at most `n` threads.
 
-    The default is OMP_NUM_THREADS, or the number of CPUs that the process may run on. Small calls use one thread
-    whatever `n` is, and calls that run at once, from several threads of Python, share the `n`.
+    The default is OMP_NUM_THREADS, or the number of CPUs that the process may run on, less in a container that may
+    use less of their time: one thread for half a CPU. A forked process has the number of the one before. Small calls
+    use one thread whatever `n` is, and calls that run at once, from several threads of Python, share the `n`.
 
     `num_threads` sets another number for a part of the program. Where something else has told OpenMP to use fewer
     threads than it began with, such as ``threadpoolctl.threadpool_limits``, that is a limit, too: OpenMP keeps it for
@@ -82,6 +89,8 @@ def set_num_threads(n: int) -> None:
     ------
     ValueError
         If `n` is not an integer from 1 to MOST_THREADS.
+    RuntimeError
+        If this process was forked and OpenMP's threads before could not be ended: it can use one thread.
     """
     _core.set_num_threads(_checked(n))
 
@@ -103,6 +112,8 @@ def num_threads(n: int) -> Iterator[None]:
     ------
     ValueError
         If `n` is not an integer from 1 to MOST_THREADS.
+    RuntimeError
+        If this process was forked and OpenMP's threads before could not be ended: it can use one thread.
     """
     here = _threads_here
     before = here.get()
@@ -124,19 +135,43 @@ def _forget_contexts() -> None:
     _core.use_limits(_threads_here, _default)
 
 
-def _use_one_thread() -> None:
-    """Let a forked child use one thread, whatever `num_threads` said in the parent.
+# GNU OpenMP hangs in a child that was forked after its parent had started threads (GCC bug 58378). Ended before the
+# fork, they are started anew by the next call that needs them, in the parent and in the child.
 
-    GNU OpenMP hangs in a child that was forked after its parent had started threads (GCC bug 58378).
+_OMP_PAUSE_HARD = 2
+_keeps_to_one = False
+_threads_ended = False
+
+
+def _end_threads() -> None:
+    """Have OpenMP end the threads that this thread of Python has started."""
+    global _threads_ended
+    try:
+        openmp = ctypes.CDLL(
+            _core.__file__
+        )  # the core's own symbols and those that it takes from OpenMP
+        _threads_ended = openmp.omp_pause_resource_all(_OMP_PAUSE_HARD) == 0
+    except (OSError, AttributeError):  # an OpenMP before 5.0
+        _threads_ended = False
+
+
+def _begin_in_child() -> None:
+    """Keep to one thread, whatever `num_threads` said in the parent, if that is all that works.
+
+    So it is too where a program in C forks and tells Python only after it.
     """
-    _forget_contexts()
-    _core.set_num_threads(1)
+    global _keeps_to_one, _threads_ended
+    if not _threads_ended:
+        _keeps_to_one = True
+        _forget_contexts()
+        _core.set_num_threads(1)
+    _threads_ended = False
 
 
 _forget_contexts()
 _core.set_num_threads(_default)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_use_one_thread)
+    os.register_at_fork(before=_end_threads, after_in_child=_begin_in_child)
 
 
 def show_config() -> dict[str, Any]:

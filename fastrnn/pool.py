@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastrnn import _core
+from fastrnn._forks import keep_whole
 from fastrnn._nested import flatten, unflatten
 from fastrnn._pace import uninterrupted
 from fastrnn._types import Nested
@@ -83,6 +84,7 @@ class StreamPool:
         self._core = steps.compiled(self._states, self._constants, picked=True)
         self._slots = _core.Slots(self.capacity)
         self._lock = threading.Lock()
+        keep_whole(self)
         self._batching: Batching | None = None
 
     def __len__(self) -> int:

@@ -327,22 +327,6 @@ def test_threadpoolctl_limits_the_thread_that_asks_it_to():
     assert output_of(code, OMP_NUM_THREADS="2").split() == ["0", "0", "1", "1", "1", "2", "2", "2"]
 
 
-@pytest.mark.parametrize("around", ["contextlib.nullcontext()", "fastrnn.num_threads(2)"])
-def test_a_fork_after_a_threaded_call_does_not_hang(around):
-    code = BIG + (
-        "import contextlib, signal\n"
-        "expected = model(x)\n"
-        f"with {around}:\n"
-        "    child = os.fork()\n"
-        "    if not child:\n"
-        "        signal.alarm(300)\n"
-        "        same = np.allclose(model(x), expected, atol=1e-6)\n"
-        "        os._exit(0 if same and fastrnn.get_num_threads() == 1 else 1)\n"
-        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), fastrnn.get_num_threads())"
-    )
-    assert output_of(code, OMP_NUM_THREADS="2").split() == ["0", "2"]
-
-
 @pytest.mark.parametrize("allowed", [1, 2])
 def test_one_model_serves_many_threads(allowed, threads, rng):
     fastrnn.set_num_threads(allowed)
