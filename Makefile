@@ -21,7 +21,7 @@ FIRST ?= 0
 COUNT ?= 80
 VERSIONS_ENV := .venv-versions
 
-.PHONY: demo test quick test-all test-other-builds versions bench bench-all bench-check bench-baseline lint format build clean
+.PHONY: demo test quick test-all test-other-builds fuzz versions bench bench-all bench-check bench-baseline lint format build clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -50,6 +50,11 @@ test-other-builds: $(VENV)/test.stamp
 	for level in $$($(PYTHON) -c '$(OTHER_LEVELS)'); do \
 		FASTRNN_ISA=$$level $(BIN)/pytest --numprocesses auto --sweep sample -m "not slow" $(ON_OTHERS) || exit; \
 	done
+
+# Random inputs for SECONDS in all, on one core; what is found lies in fuzz-findings.
+SECONDS ?= 60
+fuzz: $(VENV)/test.stamp $(VENV)/fuzz.stamp
+	OMP_NUM_THREADS=1 KERAS_BACKEND=numpy $(PYTHON) -m tests.fuzz --seconds $(SECONDS)
 
 versions: $(VENV)/test.stamp $(foreach version,$(VERSIONS),$(VERSIONS_ENV)/$(version).stamp)
 	rm -rf $(VERSIONS_ENV)/files
@@ -105,12 +110,12 @@ format: $(VENV)/lint.stamp
 build: $(VENV)/build.stamp
 
 clean:
-	rm -rf $(VENV) $(VERSIONS_ENV) bench-results build dist *.egg-info sunspots.png .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VERSIONS_ENV) bench-results fuzz-findings build dist *.egg-info sunspots.png .mypy_cache .pytest_cache .ruff_cache
 	find fastrnn tests benchmarks examples -name __pycache__ -prune -exec rm -r {} +
 	find fastrnn -name '*.so' -delete
 
-$(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/bench.stamp: | $(VENV)/build.stamp
-$(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/bench.stamp $(VENV)/lint.stamp: $(VENV)/%.stamp: $(VENV)/venv.stamp
+$(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/bench.stamp $(VENV)/fuzz.stamp: | $(VENV)/build.stamp
+$(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/bench.stamp $(VENV)/fuzz.stamp $(VENV)/lint.stamp: $(VENV)/%.stamp: $(VENV)/venv.stamp
 	$(call pyproject,["project"]["optional-dependencies"]["$*"]) > $@
 	$(PIP) install --requirement $@
 

@@ -25,6 +25,7 @@ from fastrnn import _trials
 from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.saving import archive as archive_module
 from fastrnn.saving import config as config_module
+from fastrnn.saving.heaps import check_heaps
 
 FEATURES, UNITS = 2, 3
 SHAPES = [(FEATURES, 4 * UNITS), (UNITS, 4 * UNITS), (4 * UNITS,)]
@@ -1017,6 +1018,40 @@ def test_weights_without_layers(with_config, tmp_path):
             archive.writestr(name, content)
     with pytest.raises(ModelFormatError, match="does not have"):
         fastrnn.load_model(path)
+
+
+def heap_of(path):
+    """Where the heap of texts of varying length begins in a file."""
+    place = path.read_bytes().index(b"GCOL\x01\x00\x00\x00")
+    assert place > 0
+    return place
+
+
+@pytest.mark.parametrize(
+    ("number", "size"),
+    [(0, 0), (0, 8), *((number, size) for number in (0, 1) for size in (2**64 - 16, 2**63, 5000))],
+)
+def test_heaps_that_lead_nowhere(number, size, tmp_path):
+    """HDF5 goes from object to object by their sizes, and would never end."""
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps(model_config())
+        file.attrs["keras_version"] = "2.15.0"
+        file.create_group("model_weights")
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<HHIQ", content, heap_of(path) + 16, number, 1, 0, size)
+    path.write_bytes(content)
+    with pytest.raises(ModelFormatError, match="heap of texts is damaged"):
+        fastrnn.load_model(path)
+
+
+def test_heaps_that_are_cut_off():
+    stream = io.BytesIO(b"x" * 3000 + b"GCOL\x01\x00\x00\x00" + struct.pack("<Q", 4096))
+    with pytest.raises(ModelFormatError, match="cut off"):
+        check_heaps(stream, "m.h5")
+    stream.seek(0, io.SEEK_END)
+    stream.write(struct.pack("<HHIQ", 0, 0, 0, 4080))
+    check_heaps(stream, "m.h5")
 
 
 LISTS_PLUGINS = """

@@ -10,6 +10,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import DTypeLike
 
 from fastrnn.errors import ModelFormatError
 from fastrnn.saving import arrays
+from fastrnn.saving.heaps import check_heaps
 from fastrnn.saving.images import Image, Window
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -61,7 +63,7 @@ def open_hdf5(
     with _damage_as_format_error(h5py, f"{label} as an HDF5 file"):
         file = h5py.File(source, "r")
     image = source if isinstance(source, Image) and not file.userblock_size else None
-    content = File(h5py, label, image, file_bytes, max_bytes)
+    content = File(h5py, label, source, image, file_bytes, max_bytes)
     try:
         yield Group(content, file, "/")
     finally:
@@ -69,7 +71,7 @@ def open_hdf5(
             file.close()
 
 
-@dataclass(frozen=True)
+@dataclass
 class File:
     """What the groups and arrays of one file share.
 
@@ -78,17 +80,29 @@ class File:
     h5py : module
     label : str
         What messages call the file.
+    source : path, Image or Window
     image : Image or None
-        The file's bytes, where they are in memory.
+        The source, where arrays can be parts of it.
     file_bytes, max_bytes : int
         As for `open_hdf5`.
     """
 
     h5py: Any
     label: str
+    source: Path | Image | Window
     image: Image | None
     file_bytes: int
     max_bytes: int
+
+    @cached_property
+    def heaps_are_whole(self) -> bool:
+        """bool: True, or a ModelFormatError: to be looked at before texts of varying length are read."""
+        with contextlib.ExitStack() as stack:
+            source: Any = self.source
+            if isinstance(source, Path):
+                source = stack.enter_context(open(source, "rb"))
+            check_heaps(source, self.label)
+        return True
 
     def reading(self, place: str) -> contextlib.AbstractContextManager[None]:
         """Return what every access to the file happens in."""
@@ -237,13 +251,15 @@ class Group:
             return np.asarray(self._group.attrs[name]) if count else np.empty(0, object)
 
     def _check_varying(self, stored_type: Any, count: int, name: str) -> None:
-        """Refuse texts of varying length which could take more than they may: all may be one long text in the file."""
-        if isinstance(stored_type, self._file.h5py.h5t.TypeStringID) and not (
-            stored_type.is_variable_str() and count > 1
-        ):
+        """Refuse texts of varying length which could take more than they may, or HDF5 forever."""
+        if not count or not stored_type.is_variable_str():
             return
-        most = count * self._group.file.id.get_filesize()
-        if count and most > self._file.max_bytes:
+        file = self._group.file.id
+        if file.get_create_plist().get_sizes() != (8, 8) or not self._file.heaps_are_whole:
+            raise ModelFormatError(f"{self._file.label} measures in other than 8 bytes")
+        # All of them may be one long text in the file.
+        most = count * file.get_filesize()
+        if count > 1 and most > self._file.max_bytes:
             raise ModelFormatError(
                 f"{self.place}: the attribute {name} holds {count} texts of varying length, which may take {most} "
                 f"bytes; at most {self._file.max_bytes} may be taken; see max_bytes of load_model"
