@@ -44,7 +44,8 @@ def _load(name: str, data: bytes, **options: object) -> None:
         _refused(error)
         return
     outcomes["loaded"] += 1
-    _run(model)
+    if model.built:
+        _run(model)
 
 
 def _refused(error: Exception) -> None:
@@ -119,13 +120,13 @@ def architecture(data: bytes) -> None:
         version = config.parse_version(described.get("keras_version"))
         spec = config.read_model(described, version, known_options())
         model = building.build(spec, MOST_BYTES)
-        if building.weight_bytes(model) < MOST_NUMBERS:
+        if model.built and building.weight_bytes(model) < MOST_NUMBERS:
             model.set_weights([np.zeros(weight.shape) for weight in model.weights])
     except (ModelFormatError, UnsupportedLayerError) as error:
         _refused(error)
         return
     outcomes["loaded"] += 1
-    if building.weight_bytes(model) < MOST_NUMBERS:
+    if model.built and building.weight_bytes(model) < MOST_NUMBERS:
         _run(model)
 
 
