@@ -3,7 +3,6 @@
 import collections
 import json
 import math
-import os
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -24,12 +23,7 @@ MOST_BYTES = 64 << 20
 MOST_NUMBERS = 1 << 18
 """In any layer's output of a model that is run: what a model takes when it is called is its author's choice."""
 
-_SHARED_MEMORY = Path("/dev/shm")
-_FOLDER = Path(
-    tempfile.mkdtemp(
-        prefix="fastrnn-fuzz-", dir=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
-    )
-)
+_FOLDER = Path(tempfile.mkdtemp(prefix="fastrnn-fuzz-"))
 
 outcomes: collections.Counter[str] = collections.Counter()
 """How many inputs were refused, loaded and run."""
@@ -279,10 +273,3 @@ def _without_key_errors(work: Callable[..., object]) -> Callable[..., object]:
 
 
 TARGETS = {one.__name__: one for one in (architecture, archive, hdf5, weights, snapshot, calls)}
-
-
-def remove_files() -> None:
-    """Remove what the targets wrote."""
-    for file in _FOLDER.iterdir():
-        file.unlink()
-    os.rmdir(_FOLDER)
