@@ -962,6 +962,10 @@ class Functional(Model):
         def value_of(leaf: Any) -> Any:
             if not isinstance(leaf, TensorRef):
                 return leaf
+            if leaf not in values:
+                raise ValueError(
+                    f"model {self.name!r}: call {leaf.node} of {leaf.layer!r} has no output {leaf.tensor}"
+                )
             value = values[leaf]
             if value is not None and value.buffer in builder.masks_taken:
                 return replace(value, mask=None)

@@ -1054,6 +1054,23 @@ def test_heaps_that_are_cut_off():
     check_heaps(stream, "m.h5")
 
 
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ([5], {"mask": X}, "expected tensors as inputs; got '5'"),
+        ([X], {"mask": "text"}, "expected a mask as a tensor; got 'text'"),
+        ([{**X, "config": {"keras_history": ["x", 0, 3]}}], {}, "call 0 of 'x' has no output 3"),
+    ],
+)
+def test_calls_of_what_is_no_tensor(args, kwargs, message, with_config):
+    config = operation_config(("Exp", [X], {}))
+    softmax = {"module": "keras.layers", "class_name": "Softmax", "name": "s"}
+    nodes = [{"args": args, "kwargs": kwargs}]
+    config["config"]["layers"].append({**softmax, "config": {"name": "s"}, "inbound_nodes": nodes})
+    with pytest.raises(ModelFormatError, match=message):
+        fastrnn.load_model(with_config(json.dumps(config)))
+
+
 LISTS_PLUGINS = """
     import sys
     import fastrnn

@@ -639,6 +639,11 @@ class Layer:
                 if name == first and not is_given and isinstance(x, Value):
                     own = x
         x = given.pop(first)
+        for leaf in flatten(x):
+            if not isinstance(leaf, Value):
+                raise ValueError(
+                    f"layer {self.name!r}: expected tensors as {first}; got {str(leaf)[:80]!r}"
+                )
         shapes = map_structure(lambda value: value.shape, x)
         self._check_input(shapes)
         if not self.built:
@@ -699,6 +704,11 @@ class Layer:
             raise ValueError(
                 f"layer {self.name!r}: expected {len(values)} masks; got {len(carried)}"
             )
+        for mask in carried:
+            if mask is not None and not isinstance(mask, Value):
+                raise ValueError(
+                    f"layer {self.name!r}: expected a mask as a tensor; got {str(mask)[:80]!r}"
+                )
         buffers = [None if mask is None else mask.buffer for mask in carried]
         builder.masks.update(buffer for buffer in buffers if buffer is not None)
         masked = [replace(value, mask=mask) for value, mask in zip(values, buffers, strict=True)]
