@@ -45,14 +45,12 @@ def build_for(dtype: DTypeLike | None) -> _core.Build:
     return _core.BUILDS[isa(), 8 * np.dtype(dtype).itemsize]
 
 
-def _default_threads() -> int:
+def _requested_threads() -> int | None:
     requested = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if requested.isdecimal() and int(requested) > 0:
-        return min(int(requested), MOST_THREADS)
-    return min(_machine.processors(), MOST_THREADS)
+    return int(requested) if requested.isdecimal() and int(requested) > 0 else None
 
 
-_default = _default_threads()
+_of_openmp = min(_requested_threads() or _machine.cpus(), MOST_THREADS)
 _threads_here: ContextVar[int | None]
 
 
@@ -132,7 +130,7 @@ def get_num_threads() -> int:
 def _forget_contexts() -> None:
     global _threads_here
     _threads_here = ContextVar("fastrnn.num_threads", default=None)
-    _core.use_limits(_threads_here, _default)
+    _core.use_limits(_threads_here, _of_openmp)
 
 
 # GNU OpenMP hangs in a child that was forked after its parent had started threads (GCC bug 58378). Ended before the
@@ -169,7 +167,7 @@ def _begin_in_child() -> None:
 
 
 _forget_contexts()
-_core.set_num_threads(_default)
+_core.set_num_threads(min(_requested_threads() or _machine.processors(), MOST_THREADS))
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_end_threads, after_in_child=_begin_in_child)
 

@@ -10,16 +10,20 @@ _NO_LIMIT = 1 << 60
 """Where version 1 of control groups says so many bytes or more, there is no limit."""
 
 
+def cpus() -> int:
+    """Return on how many CPUs the process may run: as many threads has OpenMP at first."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    return os.cpu_count() or 1 if affinity is None else len(affinity(0))
+
+
 @functools.cache
 def processors() -> int:
     """Return how many threads can run at once: as many as there are CPUs that the process may use, and time for.
 
     A control group's quota counts in whole CPUs, at least one: of half a CPU, two threads would get a quarter each.
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    count = os.cpu_count() or 1 if affinity is None else len(affinity(0))
     quotas = [quota for quota in map(_quota, _folders("cpu")) if quota is not None]
-    return max(1, min([count, *(int(quota) for quota in quotas)]))
+    return max(1, min([cpus(), *(int(quota) for quota in quotas)]))
 
 
 @functools.cache

@@ -285,3 +285,23 @@ def test_cpus_that_the_process_may_run_on():
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "1"
+
+
+def test_limits_of_others_count_in_a_container_too():
+    """A quota is no limit that somebody set: OpenMP begins with more threads."""
+    code = """
+import pathlib
+read = pathlib.Path.read_text
+files = {"cgroup": "0::/\\n", "cpu.max": "100000 100000\\n"}
+pathlib.Path.read_text = lambda path, **how: files.get(path.name) or read(path, **how)
+import fastrnn, threadpoolctl
+print(fastrnn.get_num_threads())
+fastrnn.set_num_threads(2)
+with threadpoolctl.threadpool_limits(1):
+    print(fastrnn.get_num_threads())
+print(fastrnn.get_num_threads())
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == (["1", "1", "2"] if (os.cpu_count() or 1) > 1 else ["1"] * 3)
