@@ -651,9 +651,14 @@ class Stream:
             raise ValueError(f"{self._name}: expected one batch size; got {found}")
         self.batch_size = next(iter(sizes.values()), 1)
         self._begun = self._steps.begin(self._start)
-        self._states = self._steps.states(self.batch_size, self._begun)
         if state is not None:
-            self._take(state, "the snapshot" if saved is not None else "the state")
+            what = f"{self._name}: {'the snapshot' if saved is not None else 'the state'}"
+            # Looked at before anything of the batch size that it claims is made.
+            self._states = [
+                np.array(one) for one in checked_states(self._steps, state, self.batch_size, what)
+            ]
+        else:
+            self._states = self._steps.states(self.batch_size, self._begun)
         self._connect()
         self._pace = Pace(float(model.count_params()) * self.batch_size)
 

@@ -146,7 +146,7 @@ def seconds_of(work):
 def check_growth(work, few=250):
     """`work(count)` returns what is measured for `count` things."""
     small, large = work(few), work(4 * few)
-    assert calls_of(large) < 8 * calls_of(small)
+    assert calls_of(large) < 5 * calls_of(small)
     assert seconds_of(large) < 10 * seconds_of(small)
 
 

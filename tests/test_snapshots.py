@@ -136,3 +136,12 @@ def test_streams_of_a_model_that_was_changed_are_copied_and_not_pickled(stream, 
     np.testing.assert_array_equal(copy.deepcopy(stream).step(x), stream.step(x))
     with pytest.raises(TypeError, match="the model has been changed"):
         pickle.dumps(stream)
+
+
+def test_a_small_snapshot_of_a_large_batch_takes_no_memory():
+    model = fastrnn.Sequential([fastrnn.Input((None, 3)), layers.LSTM(4)])
+    data = snapshots.pack(2**31 - 1, {}, {})
+    assert len(data) < 100
+    for restore in (lambda: model.stream(state=data), lambda: model.stream_pool(3).restore(data)):
+        with pytest.raises(ValueError, match=r"expected the states lstm.*got none"):
+            restore()
