@@ -1,11 +1,8 @@
 """Ctrl-C, and errors in the midst of something: heard soon, and nothing is half done after."""
 
-import signal
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -217,39 +214,3 @@ except KeyboardInterrupt:
     command = [sys.executable, "-c", script]
     run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert float(run.stdout) < 1, run.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
-def test_ctrl_c_at_any_moment_of_a_chunk_and_of_steps():
-    """States are those of before the call or after it, never of both."""
-    model = fastrnn.Sequential([fastrnn.Input((None, 3)), layers.LSTM(9)])
-    stream = model.stream()
-    x = np.ones((1, 40, 3), np.float32)
-    main, rng = threading.main_thread().ident, np.random.default_rng(0)
-    heard = 0
-    for _ in range(150):
-        stream.reset()
-        timer = threading.Timer(rng.uniform(0, 4e-3), signal.pthread_kill, (main, signal.SIGINT))
-        timer.start()
-        done = 0
-        try:
-            for _ in range(200):
-                stream.feed(x)
-                done += 1
-            timer.join()
-            time.sleep(0.01)
-        except KeyboardInterrupt:
-            heard += 1
-        state = stream.state
-        possible = []
-        stream.reset()
-        for _ in range(done):
-            stream.feed(x)
-        possible.append(stream.state)
-        stream.feed(x)
-        possible.append(stream.state)
-        assert any(
-            all(np.array_equal(state[name], one[name]) for name in state) for one in possible
-        )
-    assert heard > 100
