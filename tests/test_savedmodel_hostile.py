@@ -371,7 +371,7 @@ def test_lists_of_lists_of_states(load, monkeypatch):
 
 
 def test_more_is_declared_than_is_there(load):
-    config = {"name": "lstm", "units": 2**11, "batch_input_shape": [None, 4, FEATURES]}
+    config = {"name": "lstm", "units": 2**10, "batch_input_shape": [None, 4, FEATURES]}
     giant = metadata({"class_name": "LSTM", "config": config})
     with pytest.raises(ModelFormatError, match="takes arrays of the shapes"):
         load({"keras_metadata.pb": tf_files.keras_metadata(giant)})

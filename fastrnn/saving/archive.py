@@ -6,6 +6,7 @@ is written to disk and no name from the archive is ever used as a path.
 
 import contextlib
 import io
+import os
 import stat
 import struct
 import zipfile
@@ -92,9 +93,12 @@ class DirectoryArchive:
         if file is None:
             return None
         with open(file, "rb") as stream:
-            content = stream.read(limit + 1)
+            size = os.fstat(stream.fileno()).st_size
+            content = stream.read(min(size, limit) + 1)  # for as much there is memory at once
         if len(content) > limit:
-            raise ModelFormatError(f"{file} is larger than {limit} bytes")
+            raise ModelFormatError(
+                f"{file} is larger than {limit} bytes; see max_bytes of load_model"
+            )
         return content
 
     def size_of(self, *beginnings: str) -> int:
