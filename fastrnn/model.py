@@ -16,7 +16,7 @@ from fastrnn.dtypes import as_dtype
 from fastrnn.errors import UnsupportedLayerError
 from fastrnn.graph import graph
 from fastrnn.layers import LOADABLE, InputLayer
-from fastrnn.layers.arguments import numbers_in, to_numeric
+from fastrnn.layers.arguments import holds_at_most, to_numeric
 from fastrnn.layers.base import Layer, deserialize, serialize
 from fastrnn.layers.calls import PreparedCall, PreparedCalls, returning
 from fastrnn.layers.core import positive_integer
@@ -445,8 +445,9 @@ class Model(Layer):
         """
         if batch_size is not None:
             positive_integer(batch_size, "batch_size")
-        count = x.size if isinstance(x, np.ndarray) else numbers_in(x)
-        if not verbose and count <= self._most_numbers:
+        most = self._most_numbers
+        is_short = x.size <= most if isinstance(x, np.ndarray) else holds_at_most(most, x)
+        if is_short and not verbose:
             results = self._prepared.shortest.run(x)
             if results is None:
                 results = self._computed_before(x, None, any_size=True)
@@ -475,9 +476,8 @@ class Model(Layer):
 
         It also notes how many numbers are few enough for all at once, whatever they are.
         """
-        self._most_numbers = (
-            math.inf
-        )  # where the batch is fixed, what takes another is not prepared
+        # Where the batch is fixed, what takes another is not prepared.
+        self._most_numbers = math.inf
         batch = self._inputs[0].batch_shape[0]
         if stateful and batch is not None:
             if rows % batch:

@@ -981,14 +981,20 @@ class Executable:
                 for number, place in enumerate(self._places)
             ]
         if keep_states and self._stateful:
-            after = iter(results[self._n_outputs :])
-            new = [[next(after) for _ in layer.flat_states] for layer in self._stateful]
-            names = ["flat_states"] * len(new)
-            uninterrupted(setattr, self._stateful, names, new)
+            self._keep(results[self._n_outputs :])
         outputs = results[: self._n_outputs]
         if not self._casts_any:
             return list(outputs)
         return [converted(array, dtype) for array, dtype in zip(outputs, self._casts, strict=True)]
+
+    def _keep(self, states: Sequence[np.ndarray]) -> None:
+        """Give the stateful layers their states, all of them or none."""
+        if len(self._stateful) == 1:
+            self._stateful[0].flat_states = list(states)
+            return
+        after = iter(states)
+        new = [[next(after) for _ in layer.flat_states] for layer in self._stateful]
+        uninterrupted(setattr, self._stateful, ["flat_states"] * len(new), new)
 
     def explain(self, arrays: Sequence[np.ndarray]) -> list[dict[str, Any]]:
         """Return what runs on such arrays, in its order, as `Plan.run` tells it. States stay as they are."""

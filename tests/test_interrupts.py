@@ -35,12 +35,31 @@ def model_of(*, stateful=False, several=False, numpy_step=False):
 @pytest.mark.parametrize("options", [{}, {"several": True}, {"numpy_step": True}])
 def test_predict_in_parts_has_the_same_bits(options, rng, request):
     model, x = model_of(**options), rng.normal(size=(17, 5, 3)).astype(np.float32)
-    whole = model.predict(x)
+    whole = model.predict_on_batch(x)
     request.getfixturevalue("small_parts")
     parts = model.predict(x)
     for name in ("a", "b") if options.get("several") else [()]:
         np.testing.assert_array_equal(parts[name], whole[name])
     assert model.predict(x[:0]).shape == (0, 4) if not options.get("several") else True
+
+
+@pytest.mark.parametrize(
+    "form", [lambda x: x, lambda x: [x], lambda x: {"x": x}, np.ndarray.tolist]
+)
+def test_predict_in_parts_after_short_calls(form, rng, monkeypatch):
+    """What was prepared for calls that look like them takes the short ones only."""
+    taken = []
+    parts = _pace.Pace.parts
+    monkeypatch.setattr(_pace.Pace, "parts", lambda *args: taken.append(1) or parts(*args))
+    inputs = fastrnn.Input((5, 3), name="x")
+    model = fastrnn.Model(inputs, layers.LSTM(4)(inputs))
+    monkeypatch.setattr(_pace, "LEAST_OPERATIONS", 40 * model.count_params() / _pace.SECONDS)
+    x = rng.normal(size=(100, 5, 3)).astype(np.float32)
+    short = [model.predict(form(x[:8])) for _ in range(3)]
+    assert not taken
+    np.testing.assert_array_equal(short[2], short[0])
+    np.testing.assert_array_equal(model.predict(form(x))[:8], short[0])
+    assert taken
 
 
 @pytest.mark.parametrize("numpy_step", [False, True])

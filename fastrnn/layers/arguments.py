@@ -1,6 +1,7 @@
 """What a call is given: arrays, numbers in lists, masks, and constants, in nested lists, tuples and dicts."""
 
 import math
+import operator
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
@@ -94,20 +95,33 @@ def _first_leaf(structure: Nested) -> Any:
     return next(leaves, _NOTHING)
 
 
-def numbers_in(x: Nested) -> float:
-    """Return how many numbers `x` holds, infinitely many where that is not seen at a glance.
+_size_of = operator.attrgetter("size")
+
+
+def holds_at_most(most: float, x: Nested) -> bool:
+    """Return whether each array in `x` holds at most so many numbers; False where that is not seen at a glance."""
+    if type(x) is list:
+        try:
+            return max(map(_size_of, x)) <= most  # as most lists are
+        except (AttributeError, TypeError, ValueError):
+            pass  # lists within, None, other libraries' arrays, or nothing
+    return _numbers_in(x) <= most
+
+
+def _numbers_in(x: Nested) -> float:
+    """Return how many numbers the largest array in `x` holds, infinitely many where that is not seen at a glance.
 
     Lists of numbers are taken to be of one size, as those are that make an array.
     """
     if isinstance(x, np.ndarray):
         return x.size
     if isinstance(x, dict):
-        return sum(map(numbers_in, x.values()))
+        return max(map(_numbers_in, x.values()), default=0)
     if not isinstance(x, (list, tuple)):
         is_number = isinstance(x, (int, float, np.generic))
         return 0 if x is None else 1 if is_number else math.inf
     if not is_array_like(x):
-        return sum(map(numbers_in, x))
+        return max(map(_numbers_in, x), default=0)
     count, first = 1, x
     while isinstance(first, (list, tuple)) and first:
         count, first = count * len(first), first[0]
