@@ -123,7 +123,7 @@ class BuildCore(build_ext):
         """Compile one object."""
         kernel.path.parent.mkdir(parents=True, exist_ok=True)
         command = [*self.compiler.compiler_so, *kernel.options, "-c", kernel.source, "-o"]
-        self.compiler.spawn([*command, str(kernel.path)])
+        subprocess.run([*command, str(kernel.path)], check=True)
         kernel.path.with_suffix(".txt").write_text(str(kernel.options))
         return kernel
 

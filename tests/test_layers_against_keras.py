@@ -166,15 +166,20 @@ def oracle_results(case, weights, calls):
         if initial_state is not None:
             several = isinstance(initial_state, (list, tuple))
             states = tuple(np.asarray(initial_state if several else [initial_state], "float64"))
+        mask = None if mask is None else mask.reshape(mask.shape[:2]).astype(bool)
+        # Unrolled, sequences are zeroed by the mask in the order of the input.
+        by_input = case["unroll"] and case["return_sequences"] and case["zero_output_for_mask"]
         output, states = reference.recurrence(
             cell,
             x.astype("float64"),
             states,
-            None if mask is None else mask.reshape(mask.shape[:2]).astype(bool),
+            mask,
             return_sequences=case["return_sequences"],
             go_backwards=case["go_backwards"],
-            zero_output_for_mask=case["zero_output_for_mask"],
+            zero_output_for_mask=case["zero_output_for_mask"] and not by_input,
         )
+        if by_input and mask is not None:
+            output = np.where(mask[..., np.newaxis], output, 0)
         results.append([output, *states])
     return results
 
