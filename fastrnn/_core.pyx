@@ -20,7 +20,7 @@ from fastrnn.kernels.layers cimport *
 from fastrnn.kernels.moves cimport *
 from fastrnn.kernels.team cimport Member, Pace, Team, add_to, found_team, join_team, keep_pace, signal_t
 from fastrnn.kernels.tuning cimport *
-from fastrnn.kernels.workspace cimport all_are_indices
+from fastrnn.kernels.workspace cimport CACHE_LINE, all_are_indices, cache_line, whole_lines
 
 import numpy as np
 
@@ -211,15 +211,11 @@ cdef class Step:
 
     cdef const real* keep(self, array) except? NULL:
         """Where the numbers of an array are, which stays alive with this object; NULL if it has none."""
-        if array.dtype != self.build.dtype and array.dtype.itemsize != 4:
-            raise ValueError(f"expected weights of {self.build.dtype}; got {array.dtype}")
-        self.alive.append(array)
-        return <const real*>cnp.PyArray_DATA(<cnp.ndarray>array) if array.size else NULL
-
-    cdef object matrix(self, array):
         if array.dtype != self.build.dtype:
             raise ValueError(f"expected weights of {self.build.dtype}; got {array.dtype}")
-        return np.ascontiguousarray(array)
+        array = np.ascontiguousarray(array)
+        self.alive.append(array)
+        return <const real*>cnp.PyArray_DATA(<cnp.ndarray>array) if array.size else NULL
 
     cdef object set_weights(self, Weights* weights, matrix, bias, int gates):
         """Fill `weights` from (depth, gates * units) and (gates * units,) or None; return the cut."""
@@ -227,7 +223,7 @@ cdef class Step:
         cut = packing.cut(gates, matrix.shape[1] // gates, kernels.lanes, kernels.tile_vectors)
         weights.cut = Panels(cut.gates, cut.units, cut.n_panels, cut.last_units, cut.width, cut.last_width, cut.total)
         weights.depth = matrix.shape[0]
-        weights.panels = self.keep(packing.pack(cut, self.matrix(matrix)))
+        weights.panels = self.keep(packing.pack(cut, matrix))
         weights.bias = self.keep(packing.pack_bias(cut, bias, self.build.dtype))
         return cut
 
@@ -276,10 +272,6 @@ cdef class Step:
         Py_ssize_t limit=0,
     ) except -1:
         self.operation = Operation(layer, infer, cost, kernel, members, indices, limit)
-        return 0
-
-    cdef int connect(self, sources, targets) except -1:
-        self.sources, self.targets = sources, targets
         return 0
 
 
@@ -486,7 +478,7 @@ cdef class Dense(Step):
         self.layer.forced = &forced
         self.layer.units, self.layer.activation = units, ACTIVATIONS[activation]
         self.layer.x, self.layer.y = x, y
-        self.connect((x,), (y,))
+        self.sources, self.targets = (x,), (y,)
         self.set_operation(&self.layer, infer_dense, cost_of_dense, self.build.kernels.dense)
 
 
@@ -496,7 +488,7 @@ cdef class Activate(Step):
 
     def __init__(self, build, activation, *, x, y):
         self.layer = Elementwise(y, x, ACTIVATIONS[activation])
-        self.connect((x,), (y,))
+        self.sources, self.targets = (x,), (y,)
         self.set_operation(&self.layer, infer_activate, cost_of_activate, self.build.kernels.activate)
 
 
@@ -510,7 +502,7 @@ cdef class Merge(Step):
 
     def __init__(self, build, mode, *, a, b, y, backwards=False):
         self.layer = Merging(y, a, b, MERGE_MODES[mode], backwards)
-        self.connect((a, b), (y,))
+        self.sources, self.targets = (a, b), (y,)
         self.set_operation(&self.layer, infer_merge, cost_of_target, self.build.kernels.merge)
 
 
@@ -519,9 +511,9 @@ cdef class Lookup(Step):
     cdef Table layer
 
     def __init__(self, build, table, *, x, y):
-        self.layer = Table(y, x, <const char*>self.keep(self.matrix(table)), table.shape[1])
-        self.connect((x,), (y,))
-        self.set_operation(&self.layer, infer_lookup, cost_of_target, Kernel(run_lookup, NULL, NULL, NULL), NULL, x,
+        self.layer = Table(y, x, <const char*>self.keep(table), table.shape[1])
+        self.sources, self.targets = (x,), (y,)
+        self.set_operation(&self.layer, infer_lookup, cost_of_target, plain(run_lookup), NULL, x,
                            len(table))
 
 
@@ -531,8 +523,8 @@ cdef class NotZero(Step):
 
     def __init__(self, build, *, x, y):
         self.layer = Comparison(y, x)
-        self.connect((x,), (y,))
-        self.set_operation(&self.layer, infer_not_zero, cost_of_target, Kernel(run_not_zero, NULL, NULL, NULL), NULL, x)
+        self.sources, self.targets = (x,), (y,)
+        self.set_operation(&self.layer, infer_not_zero, cost_of_target, plain(run_not_zero), NULL, x)
 
 
 cdef class Blank(Step):
@@ -541,7 +533,7 @@ cdef class Blank(Step):
 
     def __init__(self, build, value, *, x, y, mask):
         self.layer = Blanking(y, x, mask, value)
-        self.connect((x,), (y, mask))
+        self.sources, self.targets = (x,), (y, mask)
         self.set_operation(&self.layer, infer_blank, cost_of_target, self.build.kernels.blank)
 
 
@@ -550,9 +542,8 @@ cdef class Affine(Step):
     cdef Scaling layer
 
     def __init__(self, build, center, scale, shift, *, x, y):
-        self.layer = Scaling(y, x, len(center), self.keep(self.matrix(center)), self.keep(self.matrix(scale)),
-                             self.keep(self.matrix(shift)))
-        self.connect((x,), (y,))
+        self.layer = Scaling(y, x, len(center), self.keep(center), self.keep(scale), self.keep(shift))
+        self.sources, self.targets = (x,), (y,)
         self.set_operation(&self.layer, infer_affine, cost_of_target, self.build.kernels.affine)
 
 
@@ -568,8 +559,8 @@ cdef class Reshape(Step):
         for axis in range(self.layer.ndim):
             self.layer.dims[axis] = shape[axis]
         self.layer.x, self.layer.y = x, y
-        self.connect((x,), (y,))
-        self.set_operation(&self.layer, infer_reshape, cost_of_target, Kernel(run_reshape, NULL, NULL, NULL))
+        self.sources, self.targets = (x,), (y,)
+        self.set_operation(&self.layer, infer_reshape, cost_of_target, plain(run_reshape))
 
 
 cdef class Repeat(Step):
@@ -579,8 +570,8 @@ cdef class Repeat(Step):
     def __init__(self, build, n, *, x, y):
         self.layer.dims[0] = n
         self.layer.x, self.layer.y = x, y
-        self.connect((x,), (y,))
-        self.set_operation(&self.layer, infer_repeat, cost_of_target, Kernel(run_repeat, NULL, NULL, NULL))
+        self.sources, self.targets = (x,), (y,)
+        self.set_operation(&self.layer, infer_repeat, cost_of_target, plain(run_repeat))
 
 
 cdef class Pool(Step):
@@ -598,7 +589,7 @@ cdef class Pool(Step):
 
     def __init__(self, build, mode, *, x, y, mask=None, window=0, stride=1, same=False):
         self.layer = Pooling(y, x, NONE if mask is None else mask, POOL_MODES[mode], window, stride, same)
-        self.connect((x,) if mask is None else (x, mask), (y,))
+        self.sources, self.targets = ((x,) if mask is None else (x, mask)), (y,)
         self.set_operation(&self.layer, infer_pool, cost_of_pool, self.build.kernels.pool)
 
 
@@ -612,8 +603,8 @@ cdef class Window(Step):
 
     def __init__(self, build, taps, dilation, *, x, before, y, after):
         self.layer = Sight(y, x, before, after, taps, dilation)
-        self.connect((x, before), (y, after))
-        self.set_operation(&self.layer, infer_window, cost_of_target, Kernel(run_window, NULL, NULL, NULL))
+        self.sources, self.targets = (x, before), (y, after)
+        self.set_operation(&self.layer, infer_window, cost_of_target, plain(run_window))
 
 
 cdef class Hold(Step):
@@ -625,8 +616,8 @@ cdef class Hold(Step):
 
     def __init__(self, build, *, x, mask, before, y, after, sequence):
         self.layer = Holding(y, x, mask, before, after, sequence)
-        self.connect((x, mask, before), (y, after))
-        self.set_operation(&self.layer, infer_hold, cost_of_target, Kernel(run_hold, NULL, NULL, NULL))
+        self.sources, self.targets = (x, mask, before), (y, after)
+        self.set_operation(&self.layer, infer_hold, cost_of_target, plain(run_hold))
 
 
 # -- Tiles and threads ---------------------------------------------------------------------------------------------
@@ -643,11 +634,11 @@ cdef class Arena:
         if self.raw == NULL or self.size < size:
             free(self.raw)
             self.size = 0
-            self.raw = <char*>malloc(size + 64)
+            self.raw = <char*>malloc(size + CACHE_LINE)
             if self.raw == NULL:
-                raise MemoryError(f"no {size + 64} bytes for a workspace")
+                raise MemoryError(f"no {size + CACHE_LINE} bytes for a workspace")
             self.size = size
-        return <char*>((<size_t>self.raw + 63) // 64 * 64)
+        return <char*>cache_line(self.raw)
 
 
 cdef struct Kept:
@@ -709,10 +700,6 @@ cdef bint operations_beat_tiles(
     cdef Py_ssize_t tile = (batch + n_threads - 1) // n_threads
     return batch <= most and cost_side_by_side * (batch + ROWS_FOR_WEIGHTS) < (
         cost_of_row * (tile + ROWS_FOR_WEIGHTS))
-
-
-cdef inline size_t cache_lines(size_t size) noexcept nogil:
-    return (size + 63) // 64 * 64
 
 
 cdef inline size_t bytes_of(const Shape* shape) noexcept nogil:
@@ -1100,8 +1087,7 @@ cdef class Program:
         cdef Py_ssize_t n_threads, most
         cdef size_t bytes_of_row = 0
         cdef int number
-        n_threads = <Py_ssize_t>max(1.0, min(batch * frame.cost / COST_OF_A_THREAD,
-                                             <double>min(<Py_ssize_t>frame.most_threads, frame.batch)))
+        n_threads = threads_for(frame.batch, frame.cost, frame.most_threads)
         for number in range(self.n_buffers):
             if frame.outside[number] == NULL:
                 bytes_of_row += bytes_of(&frame.shapes[number])
@@ -1119,14 +1105,14 @@ cdef class Program:
 
     cdef int lay_out(self, Frame* frame, Arena arena) except -1:
         """Give every buffer and workspace its place in memory."""
-        cdef size_t head = cache_lines(frame.n_parts * self.n_buffers * sizeof(char*)), part = 0
+        cdef size_t head = whole_lines(frame.n_parts * self.n_buffers * sizeof(char*)), part = 0
         cdef Py_ssize_t last_tile = frame.batch - (frame.n_tiles - 1) * frame.tile
         cdef const Operation* operation
         cdef int number, place
         cdef char* block
         for number in range(self.n_buffers):
             if frame.outside[number] == NULL:
-                part += cache_lines(frame.tile * bytes_of(&frame.shapes[number]))
+                part += whole_lines(frame.tile * bytes_of(&frame.shapes[number]))
         frame.workspace = 0
         for number in range(self.n_steps):
             operation = &self.operations[number]
@@ -1135,7 +1121,7 @@ cdef class Program:
                 frame.workspace = max(
                     frame.workspace, operation.kernel.scratch(operation.layer, frame.shapes, frame.tile),
                     operation.kernel.scratch(operation.layer, frame.shapes, last_tile))
-        frame.workspace = cache_lines(frame.workspace)
+        frame.workspace = whole_lines(frame.workspace)
         block = arena.reserve(head + frame.n_parts * part + frame.n_threads * frame.workspace)
         frame.data = <char**>block
         block += head
@@ -1143,7 +1129,7 @@ cdef class Program:
             for number in range(self.n_buffers):
                 if frame.outside[number] == NULL:
                     frame.data[place * self.n_buffers + number] = block
-                    block += cache_lines(frame.tile * bytes_of(&frame.shapes[number]))
+                    block += whole_lines(frame.tile * bytes_of(&frame.shapes[number]))
         frame.workspaces = block
         return 0
 

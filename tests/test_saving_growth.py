@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 import time
 import zipfile
 
@@ -12,6 +11,7 @@ import pytest
 
 import fastrnn
 from fastrnn.errors import ModelFormatError
+from tests.costs import calls_of
 
 INPUT = {"name": "x", "batch_shape": [None, 4, 2], "dtype": "float32"}
 
@@ -116,22 +116,6 @@ def weights_in_one_group(count, path):
         for name in names:
             inside[name] = np.zeros((2, 2) if "kernel" in name else 2, np.float32)
     return path
-
-
-def calls_of(work):
-    """Return how many functions are called for `work()`: a measure of its cost that no other process moves."""
-    calls = 0
-
-    def count(frame, event, argument):
-        nonlocal calls
-        calls += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return calls
 
 
 def seconds_of(work):

@@ -26,6 +26,7 @@ from fastrnn.errors import ModelFormatError, UnsupportedLayerError
 from fastrnn.saving import archive as archive_module
 from fastrnn.saving import config as config_module
 from fastrnn.saving.heaps import check_heaps
+from tests.costs import calls_of
 
 FEATURES, UNITS = 2, 3
 SHAPES = [(FEATURES, 4 * UNITS), (UNITS, 4 * UNITS), (4 * UNITS,)]
@@ -254,22 +255,6 @@ def nested_models(depth):
         config = model_config(config)
         config["config"]["name"] = f"model{i}"
     return config
-
-
-def calls_of(work):
-    """Return how many functions are called for `work()`: a measure of its cost that no other process moves."""
-    calls = 0
-
-    def count(frame, event, argument):
-        nonlocal calls
-        calls += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return calls
 
 
 CONFIGS = {

@@ -20,7 +20,7 @@ from fastrnn.kernels.layers cimport (
 from fastrnn.kernels.loop cimport Now, run_sequence
 from fastrnn.kernels.simd cimport LANES, TILE_ROWS, TILE_VECTORS, add, load, multiply_add, real, store, vec, zero_vector
 from fastrnn.kernels.team cimport keep_pace
-from fastrnn.kernels.tuning cimport CONVOLUTION_SUM, COST_OF_A_THREAD, NONE, PIXELS_AT_ONCE
+from fastrnn.kernels.tuning cimport CONVOLUTION_SUM, NONE, PIXELS_AT_ONCE, threads_for
 from fastrnn.kernels.workspace cimport Bump, take
 
 cdef struct View:
@@ -307,8 +307,7 @@ cdef struct Images:
 cdef void step_image(const ConvRecurrence* layer, const ImageWorkspace* work, int most_threads) noexcept nogil:
     """One step of all pixels, on as many threads as are worth it and may work on it."""
     cdef double cost = cost_of_image(layer, work.n_pixels), start
-    cdef double worthwhile = cost / COST_OF_A_THREAD
-    cdef Py_ssize_t n_threads = <Py_ssize_t>min(worthwhile, <double>min(<Py_ssize_t>most_threads, work.n_pixels))
+    cdef Py_ssize_t n_threads = threads_for(work.n_pixels, cost / work.n_pixels, most_threads)
     if n_threads > 1:
         start = omp_get_wtime()
         if start >= layer.pace.pause:

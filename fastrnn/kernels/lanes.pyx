@@ -9,7 +9,9 @@ one starts.
 from libc.string cimport memcpy, memset
 
 from fastrnn.kernels.cells.registry cimport finish_tile
-from fastrnn.kernels.layers cimport Cell, Columns, Kernels, Panels, Phase, Recurrence, Shape, State, panel_units
+from fastrnn.kernels.layers cimport (
+    Cell, Columns, Kernels, Panels, Phase, Recurrence, Shape, State, factor_of_phase, panel_units,
+)
 from fastrnn.kernels.loop cimport Now, run_sequence
 from fastrnn.kernels.panels cimport multiply_tile, rows_of_tile
 from fastrnn.kernels.simd cimport (
@@ -228,7 +230,7 @@ cdef void step_group(const Cell* cell, const Group* group, const real* x, bint f
         phase = &cell.phases[p]
         cut = &phase.kernel.cut
         gates = cut.gates
-        h = group.state.h if cell.traits.phases[p].factor < 0 else group.state.scratch[cell.traits.phases[p].factor]
+        h = factor_of_phase(cell, p, &group.state)
         if from_zeros:
             h = NULL
         unit = 0

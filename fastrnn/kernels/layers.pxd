@@ -2,7 +2,7 @@
 from libc.stdint cimport int32_t
 
 from fastrnn.kernels.simd cimport real
-from fastrnn.kernels.tuning cimport LaneCosts
+from fastrnn.kernels.tuning cimport LaneCosts, rows_beat_units
 from fastrnn.kernels.team cimport Member, Pace
 
 cdef enum:
@@ -169,6 +169,19 @@ cdef enum Choice:
     NEVER
     ALWAYS
 
+cdef inline bint takes_lanes(
+    const LaneCosts* costs, const Forced* forced, int lanes, Py_ssize_t rows, double share,
+) noexcept nogil:
+    """Whether the lanes of vectors are rows of the batch, where a mask lets a `share` of rows and steps through."""
+    if costs.of_rows == 0 or forced.rows_in_lanes == NEVER:
+        return False
+    return forced.rows_in_lanes == ALWAYS or rows_beat_units(costs, lanes, rows, share)
+
+cdef inline const real* factor_of_phase(const Cell* cell, int phase, const State* state) noexcept nogil:
+    """What the recurrent kernel of a phase multiplies."""
+    cdef int factor = cell.traits.phases[phase].factor
+    return state.h if factor == H else state.scratch[factor]
+
 cdef struct Recurrence:
     Sequence sequence
     Cell cell
@@ -271,6 +284,10 @@ cdef struct Kernel:
     way_t way                # Way, for `fastrnn.explain`; NULL where there is one
 
 ctypedef CellTraits (*traits_t)(int kind) noexcept nogil
+
+cdef inline Kernel plain(run_t run) noexcept nogil:
+    """A kernel that needs no workspace, has one way and is not shared."""
+    return Kernel(run, NULL, NULL, NULL)
 
 cdef struct Kernels:
     # What one build offers.

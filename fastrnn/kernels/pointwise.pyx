@@ -4,15 +4,14 @@ from libc.string cimport memcpy, memset
 
 from fastrnn.kernels.activations cimport activated
 from fastrnn.kernels.layers cimport (
-    ALWAYS, AVERAGE, CELU, CONCAT, ELU, EXPONENTIAL, GELU, HARD_SHRINK, HARD_SILU, HARD_TANH, LEAKY_RELU, LINEAR,
-    LOG_SIGMOID, MISH, MUL, NEVER, RELU6, ROWS_IN_LANES, SELU, SILU, SOFT_SHRINK, SOFTMAX, SOFTPLUS, SOFTSIGN,
-    SPARSE_PLUS, SPARSE_SIGMOID, SQUAREPLUS, SUM, Blanking, Elementwise, Kernel, Kernels, Merging, Pooling, Projection,
-    Scaling,
-    Shape,
+    AVERAGE, CELU, CONCAT, ELU, EXPONENTIAL, GELU, HARD_SHRINK, HARD_SILU, HARD_TANH, LEAKY_RELU, LINEAR,
+    LOG_SIGMOID, MISH, MUL, RELU6, ROWS_IN_LANES, SELU, SILU, SOFTMAX, SOFTPLUS, SOFTSIGN, SOFT_SHRINK, SPARSE_PLUS,
+    SPARSE_SIGMOID, SQUAREPLUS, SUM, Blanking, Elementwise, Kernel, Kernels, Merging, Pooling, Projection, Scaling,
+    Shape, plain, takes_lanes,
 )
 from fastrnn.kernels.panels cimport project
 from fastrnn.kernels.simd cimport LANES, TILE_VECTORS, load, real, store, zero_vector
-from fastrnn.kernels.tuning cimport NONE, ROWS_OF_BLOCK, rows_beat_units
+from fastrnn.kernels.tuning cimport NONE, ROWS_OF_BLOCK
 
 cdef extern from "exports.h" nogil:
     void multiply_rows_in_lanes "FASTRNN_LOCAL(multiply_rows_in_lanes)"(
@@ -136,13 +135,6 @@ cdef void run_activate(
 
 # -- Dense ---------------------------------------------------------------------------------------------------------
 
-cdef bint takes_lanes(const Projection* layer, Py_ssize_t rows) noexcept nogil:
-    """Whether the lanes of vectors are rows."""
-    if layer.costs.of_rows == 0 or layer.forced.rows_in_lanes == NEVER:
-        return False
-    return layer.forced.rows_in_lanes == ALWAYS or rows_beat_units(&layer.costs, LANES, rows, 1)
-
-
 cdef size_t scratch_of_dense(const void* pointer, const Shape* shapes, Py_ssize_t rows) noexcept nogil:
     cdef const Projection* layer = <const Projection*>pointer
     cdef size_t in_panels = ROWS_OF_BLOCK * layer.weights.cut.total * sizeof(real)
@@ -159,7 +151,7 @@ cdef void run_dense(
     cdef real* x = <real*>data[layer.x]
     cdef real* y = <real*>data[layer.y]
     cdef real* block
-    if takes_lanes(layer, n):
+    if takes_lanes(&layer.costs, layer.forced, LANES, n, 1):
         multiply_rows_in_lanes(depth, layer.columns.count, layer.columns.weights, layer.columns.bias, layer.activation,
                                n, x, y, <real*>scratch)
         return
@@ -177,7 +169,8 @@ cdef void run_dense(
 
 cdef int way_of_dense(const void* pointer, const Shape* shapes, Py_ssize_t rows) noexcept nogil:
     cdef const Projection* layer = <const Projection*>pointer
-    return ROWS_IN_LANES if takes_lanes(layer, rows * (shapes[layer.y].size // layer.units)) else 0
+    cdef Py_ssize_t n = rows * (shapes[layer.y].size // layer.units)
+    return ROWS_IN_LANES if takes_lanes(&layer.costs, layer.forced, LANES, n, 1) else 0
 
 
 # -- Merge ---------------------------------------------------------------------------------------------------------
@@ -322,8 +315,8 @@ cdef void run_pool(
 cdef public void fill "FASTRNN_LOCAL(fill_pointwise)"(void* table) noexcept nogil:
     cdef Kernels* kernels = <Kernels*>table
     kernels.dense = Kernel(run_dense, scratch_of_dense, NULL, way_of_dense)
-    kernels.activate = Kernel(run_activate, NULL, NULL, NULL)
-    kernels.merge = Kernel(run_merge, NULL, NULL, NULL)
-    kernels.blank = Kernel(run_blank, NULL, NULL, NULL)
-    kernels.affine = Kernel(run_affine, NULL, NULL, NULL)
-    kernels.pool = Kernel(run_pool, NULL, NULL, NULL)
+    kernels.activate = plain(run_activate)
+    kernels.merge = plain(run_merge)
+    kernels.blank = plain(run_blank)
+    kernels.affine = plain(run_affine)
+    kernels.pool = plain(run_pool)

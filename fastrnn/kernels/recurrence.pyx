@@ -5,7 +5,8 @@ from libc.string cimport memcpy, memset
 from fastrnn.kernels.cells.registry cimport N_CELLS, finish_tile, traits_of
 from fastrnn.kernels.layers cimport (
     ALWAYS, BFLOAT16, FROM_TABLE, FULL, HOISTED, IN_PLACE, INT8, MAX_STATES, NEVER, ROWS_IN_LANES, Cell, Kernel,
-    Kernels, Narrow, Panels, Phase, Recurrence, Shape, State, Weights, panel_units, panel_width,
+    Kernels, Narrow, Panels, Phase, Recurrence, Shape, State, Weights, factor_of_phase, panel_units, panel_width,
+    takes_lanes,
 )
 from fastrnn.kernels.loop cimport Now, run_sequence
 from fastrnn.kernels.panels cimport multiply_rows, multiply_tile, project, rows_of_tile
@@ -14,9 +15,7 @@ from fastrnn.kernels.simd cimport (
     round_to_bfloat16, store,
 )
 from fastrnn.kernels.team cimport Member, await_start, dismiss, gather, join_team, meet
-from fastrnn.kernels.tuning cimport (
-    FEATURES_TO_FUSE, NONE, PROJECTED_BYTES, ROWS_AT_ONCE, ROWS_OF_BLOCK, rows_beat_units,
-)
+from fastrnn.kernels.tuning cimport FEATURES_TO_FUSE, NONE, PROJECTED_BYTES, ROWS_AT_ONCE, ROWS_OF_BLOCK
 from fastrnn.kernels.workspace cimport CACHE_LINE, Bump, cache_line, index_at, take
 
 cdef extern from "exports.h" nogil:
@@ -342,11 +341,6 @@ cdef void multiply_narrow_rows(
 
 # -- Steps ---------------------------------------------------------------------------------------------------------
 
-cdef inline const real* factor_of_phase(const Cell* cell, int p, const State* state) noexcept nogil:
-    """What the recurrent kernel of a phase multiplies."""
-    return state.h if cell.traits.phases[p].factor < 0 else state.scratch[cell.traits.phases[p].factor]
-
-
 cdef void project_ahead(Units* units, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     """x @ kernel + bias of the steps first, ..., first + count - 1 of every row, phase beside phase."""
     cdef const Cell* cell = &units.layer.cell
@@ -604,11 +598,8 @@ cdef double share_of_ones(const char* mask, Py_ssize_t count) noexcept nogil:
     return ones / <double>max(count, 1)
 
 
-cdef bint takes_lanes(const Recurrence* layer, Py_ssize_t rows, double share) noexcept nogil:
-    """Whether the lanes of vectors are rows of the batch, where a mask lets a `share` of rows and steps through."""
-    if layer.costs.of_rows == 0 or layer.forced.rows_in_lanes == NEVER:
-        return False
-    return layer.forced.rows_in_lanes == ALWAYS or rows_beat_units(&layer.costs, LANES, rows, share)
+cdef bint rows_take_lanes(const Recurrence* layer, Py_ssize_t rows, double share) noexcept nogil:
+    return takes_lanes(&layer.costs, layer.forced, LANES, rows, share)
 
 
 cdef size_t scratch_of_recurrence(const void* pointer, const Shape* shapes, Py_ssize_t rows) noexcept nogil:
@@ -616,7 +607,7 @@ cdef size_t scratch_of_recurrence(const void* pointer, const Shape* shapes, Py_s
     cdef Bump bump = Bump(NULL, 0)
     cdef Workspace work
     lay_out(layer, rows, shapes[layer.sequence.x].dims[0], &bump, &work)
-    return max(bump.used, scratch_in_lanes(pointer, shapes, rows) if takes_lanes(layer, rows, 1) else 0)
+    return max(bump.used, scratch_in_lanes(pointer, shapes, rows) if rows_take_lanes(layer, rows, 1) else 0)
 
 
 cdef void run_recurrence(
@@ -625,8 +616,8 @@ cdef void run_recurrence(
     cdef const Recurrence* layer = <const Recurrence*>pointer
     cdef int mask = layer.sequence.mask
     cdef Member alone
-    if takes_lanes(layer, rows, 1) and (
-            mask == NONE or takes_lanes(layer, rows, share_of_ones(data[mask], rows * shapes[mask].size))):
+    if rows_take_lanes(layer, rows, 1) and (
+            mask == NONE or rows_take_lanes(layer, rows, share_of_ones(data[mask], rows * shapes[mask].size))):
         run_in_lanes(layer, shapes, data, rows, scratch)
         return
     alone = join_team(NULL, 0)
@@ -646,7 +637,7 @@ cdef int way_of_recurrence(const void* pointer, const Shape* shapes, Py_ssize_t 
     cdef int way = 0
     if layer.table != NULL:
         way |= FROM_TABLE
-    if takes_lanes(layer, rows, 1):
+    if rows_take_lanes(layer, rows, 1):
         return way | ROWS_IN_LANES
     if layer.in_place and steps == 1:
         way |= IN_PLACE

@@ -63,6 +63,12 @@ cdef extern from *:
     double MOST_BYTES "FASTRNN_MOST_BYTES"
 
 
+cdef inline Py_ssize_t threads_for(Py_ssize_t parts, double cost_of_part, int most) noexcept nogil:
+    """Threads for some work: none that would have less than COST_OF_A_THREAD to do, or no part of it."""
+    cdef double worthwhile = parts * cost_of_part / COST_OF_A_THREAD
+    return <Py_ssize_t>max(1.0, min(worthwhile, <double>min(<Py_ssize_t>most, parts)))
+
+
 cdef inline Py_ssize_t whole_vectors(Py_ssize_t numbers, int lanes) noexcept nogil:
     return (numbers + lanes - 1) // lanes * lanes
 

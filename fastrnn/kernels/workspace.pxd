@@ -17,13 +17,18 @@ cdef struct Bump:
     size_t used
 
 
+cdef inline size_t whole_lines(size_t size) noexcept nogil:
+    return (size + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+
+
 cdef inline void* cache_line(void* address) noexcept nogil:
-    return <void*>((<size_t>address + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)
+    """The first cache line that starts there or behind."""
+    return <void*>whole_lines(<size_t>address)
 
 
 cdef inline void* take(Bump* bump, size_t size) noexcept nogil:
     cdef size_t start = bump.used
-    bump.used += (size + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+    bump.used += whole_lines(size)
     return bump.base + start if bump.base != NULL else NULL
 
 
